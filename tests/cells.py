@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from testbed.nodes.netns.cells import CellProvider
-from testbed.nodes.netns.provider import mac_of
 from testbed.testing.machine import LAB, MachineContract, Pair
 from testbed.testing.provider import TWO
 from testbed.topology import load_text
@@ -37,4 +36,4 @@ class CellContract(MachineContract):
         for node in pair[1]:
             there = links(node)
             for port in topology.nodes[node.name].ports:
-                assert there[port.name] == mac_of(port)
+                assert there[port.name] == port.hardware

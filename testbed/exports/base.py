@@ -126,11 +126,17 @@ class Export(ABC):
 
 
 def unsaid(
-    topology: Topology, *, networks: Collection[str] = (), ports: Collection[str] = (), why: str
+    topology: Topology,
+    *,
+    networks: Collection[str] = (),
+    ports: Collection[str] = (),
+    several: bool = True,
+    why: str,
 ) -> tuple[LeftOut, ...]:
     """Return the settings of networks and ports that a format cannot express, for ``why``.
 
     It expresses the subnet of a network, the address of a port, and the keys that are given.
+    ``several`` ports of a node can be on one network.
     """
     plain, keys = topology.to_dict(), []
     for name, network in plain.get("networks", {}).items():
@@ -138,6 +144,9 @@ def unsaid(
     for node, body in plain["nodes"].items():
         for name, port in body.get("networks", {}).items():
             known = ("address", *ports)
+            if isinstance(port, list) and not several:
+                keys.append(f"nodes.{node}.networks.{name}")
+                continue
             keys += [
                 f"nodes.{node}.networks.{name}.{key}"
                 for one in (port if isinstance(port, list) else [port])

@@ -49,7 +49,7 @@ class Mermaid(Export):
         about = comment(topology.description)
         lines = ["---", f'title: "{topology.name}"', "---", *([f"%% {about}"] if about else [])]
         text = "\n".join([*lines, *_Drawing(topology)]) + "\n"
-        left_out = unsaid(topology, why=self.reasons["*"])
+        left_out = unsaid(topology, ports=["name", "addresses"], why=self.reasons["*"])
         return Exported({f"{topology.name}.mmd": text}, left_out)
 
 
@@ -75,7 +75,7 @@ class _Drawing:
         yield "flowchart TB"
         for network in topology.networks.values():
             ident = self._id("network", network.name)
-            yield f"  {ident}([{label(network.name, str(network.subnet))}])"
+            yield f"  {ident}([{label(network.name, network.words)}])"
         for node in topology.nodes.values():
             about = ", ".join([*node.roles, *(["gateway"] if node.gateway else [])])
             if topology.foreign:

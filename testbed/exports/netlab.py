@@ -73,19 +73,22 @@ def _node(*, gateway: bool) -> dict[str, Any]:
 def _links(topology: Topology, names: Mapping[str, str]) -> list[dict[str, Any]]:
     links = []
     for network in topology.networks.values():
-        ends = {
-            names[node.name]: {"ipv4": f"{port.address}/{network.subnet.prefixlen}"}
+        ends = [
+            (names[node.name], {"ipv4": str(port.interfaces[0])} if port.interfaces else {})
             for node in topology.nodes.values()
             for port in node.on(network.name)
-        }
+        ]
         if ends:
+            single = len(dict(ends)) == len(ends)
+            each = [{"node": node, **end} for node, end in ends]
             links.append(
                 {
                     "name": network.name,
                     "type": "lan",
-                    "prefix": {"ipv4": str(network.subnet)},
+                    # No address of netlab's pool, which may be one of the lab's.
+                    "prefix": {"ipv4": str(network.subnet)} if network.subnet else False,
                     **({"mtu": network.mtu} if network.mtu else {}),
-                    **ends,
+                    **(dict(ends) if single else {"interfaces": each}),
                 }
             )
     return links

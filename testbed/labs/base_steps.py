@@ -35,7 +35,7 @@ def steps(topology: Topology) -> Iterator[Step]:
         yield Step(FABRIC, f"what {topology.foreign.format} runs in", (), act=_make_fabric)
         yield from (_deploy_node(topology, topology.foreign, name) for name in topology.nodes)
         return
-    networks = ", ".join(f"{n.name} {n.subnet}" for n in topology.networks.values())
+    networks = ", ".join(f"{n.name} {n.words}" for n in topology.networks.values())
     yield Step(FABRIC, f"networks: {networks or 'none'}", (), act=_make_fabric)
     for node in topology.nodes.values():
         yield _make_node(topology, node)
@@ -142,7 +142,9 @@ def batches(topology: Topology, provider: Provider, specs: Iterable[NodeSpec]) -
 
 
 def _make_node(topology: Topology, node: NodeModel) -> Step:
-    addresses = ", ".join(map(str, node.addresses)) or "no network"
+    addresses = ", ".join(map(str, node.addresses)) or (
+        "no address" if node.ports else "no network"
+    )
 
     def act(context: Context) -> tuple[str, bool]:
         context.leave(node.name)
@@ -262,8 +264,11 @@ def _is_anothers(topology: Topology, me: str, peer: str) -> bool:
     That is a machine on one of the node's own networks. Separate networks may have the same subnet.
     """
     address = topology.address_for(me, peer)
-    mine = topology.nodes[me].networks
-    near = [name for name in mine if address in topology.networks[name].subnet]
+    near = [
+        port.network
+        for port in topology.nodes[me].ports
+        if any(address in one.network for one in port.interfaces)
+    ]
     theirs = topology.nodes[peer]
     ports = [port for name in near for port in theirs.on(name)]
     return bool(near) and all(address not in port.addresses for port in ports)

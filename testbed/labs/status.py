@@ -130,7 +130,7 @@ def _by_hand(node: NodeStatus, stopped: Collection[str]) -> NodeStatus:
 def _networks(topology: Topology, differences: Sequence[Difference]) -> list[Part]:
     seen = {difference.what: difference.seen for difference in differences}
     return [
-        Part(name, seen.get(name, "up"), name not in seen, str(network.subnet))
+        Part(name, seen.get(name, "up"), name not in seen, network.words)
         for name, network in topology.networks.items()
     ]
 
@@ -193,18 +193,17 @@ def _links(
 ) -> list[Part]:
     """Return the state of the links that a node should have."""
     parts = []
-    wanted = wiring.addresses(topology, node)
-    for index, port in enumerate(topology.nodes[node].ports):
-        name, address = port.name, wanted[port.name]
-        mine = [difference for difference in differences if difference.index == index]
+    for port in topology.nodes[node].ports:
+        name = port.name
+        mine = [difference for difference in differences if difference.index == port.index]
         state = seen.links[name].state if name in seen.links else "missing"
         there = _addresses(seen, name)
         words = [f"{', '.join(there) or 'no address'} on {port.network}"]
-        words += [] if address in there else [f"wanted {address}"]
+        words += [f"wanted {one}" for one in map(str, port.interfaces) if one not in there]
         words += [
             f"{difference.what} is {difference.seen}"
             for difference in mine
-            if difference.kind in ("port", "mtu")
+            if difference.kind in ("port", "mtu", "mac")
         ]
         parts.append(Part(name, state, not mine, ", ".join(words)))
     return parts

@@ -165,7 +165,7 @@ class FakeMachine:
 class Wiring:
     """The links of a node: its addresses by name, those that are down, the default gateway."""
 
-    addresses: dict[str, str] = field(default_factory=dict)
+    addresses: dict[str, tuple[str, ...]] = field(default_factory=dict)
     down: set[str] = field(default_factory=set)
     gateway: str = ""
     settings: dict[str, str] = field(default_factory=dict)
@@ -184,9 +184,9 @@ class Wiring:
             {
                 "ifname": name,
                 "flags": [] if name in self.down else ["UP"],
-                "addr_info": [_address(address)] if address else [],
+                "addr_info": [_address(address) for address in addresses],
             }
-            for name, address in self.addresses.items()
+            for name, addresses in self.addresses.items()
         ]
         routes = [{"dst": "default", "gateway": self.gateway, "dev": "eth0"}]
         parts = [

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from testbed.nodes.place import Runs
     from testbed.topology.foreign import Foreign
     from testbed.topology.model import Topology
+    from testbed.topology.ports import Port
 
 FORWARDING = "net.ipv4.ip_forward"
 #: Prints links with their addresses, the routes, and whether packets are forwarded.
@@ -26,7 +27,7 @@ LOOK = (
     "ip -j address; printf '\\0'; ip -j route; printf '\\0'; cat /proc/sys/net/ipv4/ip_forward",
 )
 
-Kind = Literal["network", "port", "link", "mtu", "address", "route", "rule", "setting"]
+Kind = Literal["network", "port", "link", "mtu", "mac", "address", "route", "rule", "setting"]
 State = Literal["up", "down", "no carrier"]
 
 
@@ -51,7 +52,7 @@ class Link:
     """A link of a node; its addresses include the prefix length.
 
     ``addresses6`` are those of IPv6 without link-local ones, ``addresses`` those of IPv4.
-    ``mtu`` is in bytes.
+    ``mtu`` is in bytes, ``mac`` the MAC address.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Link:
     addresses: tuple[str, ...] = ()
     addresses6: tuple[str, ...] = ()
     mtu: int = 0
+    mac: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,8 @@ def read(printed: bytes) -> Seen:
 
 def _link(entry: Mapping[str, Any]) -> Link:
     state, six = state_of(entry["flags"]), addresses_of(entry, "inet6")
-    return Link(entry["ifname"], state, addresses_of(entry), six, entry.get("mtu", 0))
+    mtu, mac = entry.get("mtu", 0), entry.get("address", "")
+    return Link(entry["ifname"], state, addresses_of(entry), six, mtu, mac)
 
 
 def addresses_of(entry: Mapping[str, Any], family: str = "inet") -> tuple[str, ...]:
@@ -126,15 +129,13 @@ def state_of(flags: Sequence[str]) -> State:
     return "no carrier" if "NO-CARRIER" in flags else "up"
 
 
-def addresses(topology: Topology, node: str) -> dict[str, str]:
-    """Return the expected address, with prefix length, of each link of a node."""
-    return {port.name: str(topology.interfaces(port)[0]) for port in topology.nodes[node].ports}
+def addresses(topology: Topology, node: str) -> dict[str, tuple[str, ...]]:
+    """Return the expected addresses, with prefix lengths, of each link of a node."""
+    return {port.name: _texts(port) for port in topology.nodes[node].ports}
 
 
-def mtus(topology: Topology, node: str) -> dict[str, int]:
-    """Return the MTUs, in bytes, of those links of a node for which the file gives one."""
-    given = {port.name: topology.mtu(port) for port in topology.nodes[node].ports}
-    return {name: mtu for name, mtu in given.items() if mtu is not None}
+def _texts(port: Port) -> tuple[str, ...]:
+    return tuple(map(str, port.interfaces))
 
 
 def settings(topology: Topology, node: str) -> dict[str, str]:
@@ -145,18 +146,23 @@ def settings(topology: Topology, node: str) -> dict[str, str]:
 def differences(topology: Topology, node: str, seen: Seen) -> list[Difference]:
     """Return all parts of a node's wiring that differ from the topology."""
     found = []
-    wanted = mtus(topology, node)
-    for index, (name, address) in enumerate(addresses(topology, node).items()):
+    for port in topology.nodes[node].ports:
+        name, index = port.name, port.index
         link = seen.links.get(name)
         if link is None:
             found.append(Difference("link", name, "missing", index))
             continue
         if link.state == "down":
             found.append(Difference("link", name, "down", index))
-        if address not in link.addresses:
-            found.append(Difference("address", f"{address} on {name}", "missing", index))
-        if name in wanted and link.mtu != wanted[name]:
-            found.append(Difference("mtu", f"MTU {wanted[name]} of {name}", str(link.mtu), index))
+        found += [
+            Difference("address", f"{address} on {name}", "missing", index)
+            for address in _texts(port)
+            if address not in link.addresses
+        ]
+        if port.mtu is not None and link.mtu != port.mtu:
+            found.append(Difference("mtu", f"MTU {port.mtu} of {name}", str(link.mtu), index))
+        if port.mac and link.mac != port.mac:
+            found.append(Difference("mac", f"MAC {port.mac} of {name}", link.mac, index))
     gateway = topology.gateway_of(node)
     if gateway is not None and str(gateway) not in seen.gateways:
         other = f"via {seen.gateways[0]}" if seen.gateways else "missing"
@@ -192,8 +198,8 @@ def set_up(topology: Topology, node: Node, first: Iterable[str] = ()) -> None:
     ``first`` are lines for ``ip -batch`` to run before the others.
     """
     lines = list(first)
-    for name, address in addresses(topology, node.name).items():
-        lines += [_up(topology, node.name, name), f"address add {address} broadcast + dev {name}"]
+    for port in topology.nodes[node.name].ports:
+        lines += [_up(port), *(_add(address, port.name) for address in _texts(port))]
     gateway = topology.gateway_of(node.name)
     if gateway is not None:
         lines.append(f"route add default via {gateway}")
@@ -211,17 +217,20 @@ def restore(
     """
     seen = look(node)
     lines = []
-    wanted = addresses(topology, node.name)
     indexes = {*anew, *(one.index for one in differing if one.index >= 0)}
-    for name in (topology.nodes[node.name].ports[index].name for index in sorted(indexes)):
-        lines.append(_up(topology, node.name, name))
-        there = seen.links[name].addresses if name in seen.links else ()
-        if wanted[name] not in there:
-            ip = wanted[name].partition("/")[0]
-            lines += [
-                f"address del {one} dev {name}" for one in there if one.partition("/")[0] == ip
-            ]
-            lines.append(f"address add {wanted[name]} broadcast + dev {name}")
+    for port in (topology.nodes[node.name].ports[index] for index in sorted(indexes)):
+        name, link = port.name, seen.links.get(port.name)
+        if port.mac and (link is None or link.mac != port.mac):
+            lines.append(f"link set dev {name} address {port.mac}")
+        lines.append(_up(port))
+        there = link.addresses if link else ()
+        for address in _texts(port):
+            if address not in there:
+                ip = address.partition("/")[0]
+                lines += [
+                    f"address del {one} dev {name}" for one in there if one.partition("/")[0] == ip
+                ]
+                lines.append(_add(address, name))
     gateway = topology.gateway_of(node.name)
     if (
         gateway is not None and differing
@@ -231,10 +240,14 @@ def restore(
     _set(node, settings(topology, node.name))
 
 
-def _up(topology: Topology, node: str, name: str) -> str:
+def _up(port: Port) -> str:
     """Return the ``ip -batch`` line that sets a link up, with its MTU if the file gives one."""
-    mtu = mtus(topology, node).get(name)
-    return f"link set dev {name} up" if mtu is None else f"link set dev {name} mtu {mtu} up"
+    size = "" if port.mtu is None else f"mtu {port.mtu} "
+    return f"link set dev {port.name} {size}up"
+
+
+def _add(address: str, name: str) -> str:
+    return f"address add {address} broadcast + dev {name}"
 
 
 def _batch(node: Node, lines: Sequence[str]) -> None:

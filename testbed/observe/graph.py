@@ -70,7 +70,19 @@ def graph(lab: LiveLab) -> dict[str, Any]:
 
 
 def _networks(lab: LiveLab) -> list[dict[str, Any]]:
-    return [{"name": n.name, "subnet": str(n.subnet)} for n in lab.topology.networks.values()]
+    topology = lab.topology
+    return [
+        {
+            "name": network.name,
+            "subnet": str(network.subnet or ""),
+            "ports": [
+                [node.name, port.name]
+                for node in topology.nodes.values()
+                for port in node.on(network.name)
+            ],
+        }
+        for network in topology.networks.values()
+    ]
 
 
 def wires(topology: Topology, nodes: Iterable[Mapping[str, Any]]) -> Iterator[list[dict[str, Any]]]:

@@ -174,6 +174,16 @@ def _device(link: Link) -> Device:
     return Device(link["name"], details, "device" if link["up"] else "device pic-down", link)
 
 
+def _joins(network: Mapping[str, Any]) -> Callable[[str, Link], bool]:
+    """Return whether a link of a node is on a network, as a function of both."""
+    if "ports" in network:
+        ports = {(node, name) for node, name in network["ports"]}
+        return lambda node, link: (node, link["name"]) in ports
+    # A record of testbed 0.1 has no ports.
+    subnet = IPv4Network(network["subnet"])
+    return lambda _, link: any(IPv4Interface(one).network == subnet for one in v4(link))
+
+
 def describe(graph: Graph, _: Translate) -> str:
     """Describe the drawing in words, for screen readers."""
     sentences = []
@@ -487,31 +497,27 @@ class _Drawing:
         """Draw overlay, networks and bridges below ``top``; return their bottom edge."""
         found = list(self._places())
         overlay = self.graph.get("overlay")
-        taps = self._taps(lambda link: link["name"] == overlay["device"]) if overlay else []
+        taps = self._taps(lambda _, link: link["name"] == overlay["device"]) if overlay else []
         if overlay and len(taps) > 1:
             words = " ".join([overlay["name"], overlay.get("backend", ""), overlay["network"]])
             if overlay.get("port"):
                 words += f" · UDP {overlay['port']}"
             found.append((taps, words, "pic-overlay"))
         for network in self.graph["networks"]:
-            subnet = IPv4Network(network["subnet"])
-
-            def joins(link: Link, subnet: IPv4Network = subnet) -> bool:
-                return any(IPv4Interface(address).network == subnet for address in v4(link))
-
-            if taps := self._taps(joins):
-                found.append((taps, f"{network['name']} {network['subnet']}", "pic-network"))
+            if taps := self._taps(_joins(network)):
+                words = f"{network['name']} {network['subnet']}".rstrip()
+                found.append((taps, words, "pic-network"))
         # The lowest first: lines that cross it on their way down must not cross out its words.
         for index, (taps, words, kind) in reversed(list(enumerate(found, 1))):
             self._bus(taps, top + index * BUS, words, kind)
         return top + len(found) * BUS + (24 if found else 0)
 
-    def _taps(self, wanted: Callable[[Link], bool]) -> list[float]:
+    def _taps(self, wanted: Callable[[str, Link], bool]) -> list[float]:
         return [
             device.x + device.width / 2
             for card in self.cards
             for device in card.devices
-            if device.link is not None and wanted(device.link)
+            if device.link is not None and wanted(card.name, device.link)
         ]
 
     def _bus(self, taps: list[float], y: float, words: str, kind: str) -> None:

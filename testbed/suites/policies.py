@@ -248,7 +248,7 @@ def places_outside(cluster: Cluster, outside: Node) -> Iterator[tuple[str, str, 
     """Yield a subnet outside the cluster, and two of its addresses that listen on port 80."""
     lab = cluster.lab.topology
     port = next(port for port in lab.nodes[outside.name].ports if port.address)
-    subnet, near = lab.networks[port.network].subnet, port.address
+    subnet, near = port.interfaces[0].network, port.address
     far = next(
         address
         for address in map(subnet.broadcast_address.__sub__, range(1, 9))

@@ -38,6 +38,7 @@ NAMESPACE = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 PACKAGE = r"[a-z0-9][a-z0-9+.-]+"
 VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
 ADDRESS = r"[0-9]{1,3}(\.[0-9]{1,3}){3}"
+MAC = r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}"
 PREFIXED = ADDRESS + r"/[0-9]{1,2}"
 #: Loose: IPv6Address() decides.
 ADDRESS6 = r"[0-9A-Fa-f]{0,4}:[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:]*(" + ADDRESS + r")?"

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from testbed import registry
 from testbed.faults.model import RESERVED, Fault, Unreadable, parse
-from testbed.topology import keys, reserved
+from testbed.topology import keys
 from testbed.topology.containers import CONTAINER_NAME, Container
 from testbed.topology.declare import (
     Block,
@@ -41,7 +41,9 @@ from testbed.topology.ports import Port, Ports
 from testbed.topology.programs import SERVICE_NAME, Command, Commands, OwnService
 from testbed.topology.settings import Bind, Binding, File, Files, Sysctls
 from testbed.topology.shapes import (
+    INTERFACE_NAME,
     LAB_NAME,
+    MTU_BYTES,
     NETWORK_NAME,
     NODE,
     NODE_NAME,
@@ -49,7 +51,6 @@ from testbed.topology.shapes import (
     Choices,
     Cpus,
     Flag,
-    Integer,
     Items,
     Memory,
     Name,
@@ -82,7 +83,6 @@ MTU = 1500
 #: The key that testbed.topology.include resolves before a topology is built.
 INCLUDE = "include"
 
-INTERFACE_NAME = Name("an interface", keys.INTERFACE, keys.INTERFACE_MAX, reserved.LINKS)
 NAMESPACE_NAME = Name("a namespace", keys.NAMESPACE, keys.LABEL_MAX)
 BRIDGE_NAME = replace(INTERFACE_NAME, what="a bridge")
 FAULT_NAME = Name("a fault", keys.LABEL, keys.LABEL_MAX)
@@ -96,25 +96,32 @@ PROVIDER = Choice("a provider", lambda: [*registry.PROVIDERS])
 
 @dataclass(frozen=True, slots=True)
 class Network(Block):
-    """A layer-2 segment that connects nodes, and its subnet."""
+    """A layer-2 segment that connects nodes, and its subnet if it has one."""
 
     name: str
-    subnet: IPv4Network = key(
+    subnet: IPv4Network | None = key(
         # At least two host addresses, plus the network's and the broadcast address.
-        Subnet(8, 30), "The IPv4 subnet used on the segment: 10.168.0.0/24.", required=True
-    )  # fmt: skip
-    # 68 is the least of IPv4 (RFC 791), the highest is that of veth (drivers/net/veth.c).
+        Subnet(8, 30),
+        "The IPv4 subnet used on the segment: 10.168.0.0/24. Without one its ports need no "
+        "address.",
+        default=None,
+    )
     mtu: int | None = key(
-        Integer("an MTU in bytes", 68, 65535),
+        MTU_BYTES,
         f"The largest packet on the segment, in bytes. Default: {MTU}.",
         default=None,
     )
 
+    @property
+    def words(self) -> str:
+        """Its subnet in words."""
+        return str(self.subnet) if self.subnet else "no subnet"
+
     def digest(self) -> Any:
         """Return what the digest of a node on the network consists of."""
-        if self.mtu is None:  # as before there were other keys
-            return str(self.subnet)
-        return {"subnet": str(self.subnet), "mtu": self.mtu}
+        plain = self.to_dict()
+        # Alone, as before there were other keys.
+        return plain["subnet"] if plain.keys() == {"subnet"} else plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +136,8 @@ class Node(Block):
     name: str
     ports: tuple[Port, ...] = key(
         Ports(),
-        "Networks of the node, in order: eth0, eth1, ...; each with the address of the node.",
+        "Networks of the node, in order: eth0, eth1, ...; each with the address of the node there, "
+        "or a port or a list of ports.",
         name="networks",
         default=(),
     )
@@ -234,7 +242,7 @@ class Node(Block):
 
     @property
     def addresses(self) -> tuple[IPv4Address, ...]:
-        """All its addresses, in the order of the ports."""
+        """All its IPv4 addresses, in the order of the ports."""
         return tuple(address for port in self.ports for address in port.addresses)
 
     def on(self, network: str) -> tuple[Port, ...]:
@@ -373,7 +381,9 @@ class Topology(Block):
         default=keys.DEFAULT_PROVIDER,
     )
     networks: Mapping[str, Network] = key(
-        Named(NETWORK_NAME, Network), "Layer-2 segments that join nodes, by name.", default={}
+        Named(NETWORK_NAME, Network, hollow=True),
+        "Layer-2 segments that join nodes, by name.",
+        default={},
     )
     nodes: Mapping[str, Node] = key(
         Named(
@@ -426,7 +436,9 @@ class Topology(Block):
 
     @classmethod
     def make(cls, given: dict[str, Any], draft: Draft) -> Self | None:
-        draft.nodes = given.get("nodes", {})
+        networks = given.get("networks", {})
+        nodes = {name: _completed(node, networks) for name, node in given.get("nodes", {}).items()}
+        draft.nodes = given["nodes"] = nodes
         return cls(**given, sections=draft.sections())
 
     @property
@@ -509,20 +521,11 @@ class Topology(Block):
 
     def link_mtu(self, node: str) -> int:
         """Return the MTU of a node's :meth:`interface`, in bytes; raises the same errors."""
-        return self.mtu(self._link(node)) or MTU
+        return self._link(node).mtu or MTU
 
     def _link(self, node: str) -> Port:
         network = self.network(node)
         return next(port for port in self.nodes[node].on(network) if port.addresses)
-
-    def interfaces(self, port: Port) -> tuple[IPv4Interface, ...]:
-        """Return the addresses of a port with the prefix length of its network."""
-        length = self.networks[port.network].subnet.prefixlen
-        return tuple(IPv4Interface((address, length)) for address in port.addresses)
-
-    def mtu(self, port: Port) -> int | None:
-        """Return the MTU of a port that the file gives, in bytes; None for the usual one."""
-        return self.networks[port.network].mtu
 
     def meshes(self) -> Iterator[tuple[Underlay, tuple[Node, ...]]]:
         """Yield the groups of nodes that communicate.
@@ -559,7 +562,7 @@ class Topology(Block):
     def connected(self, node: str) -> tuple[Net, ...]:
         """Return the subnets of a node's networks."""
         ports = self.nodes[node].ports
-        return tuple(dict.fromkeys(one.network for port in ports for one in self.interfaces(port)))
+        return tuple(dict.fromkeys(one.network for port in ports for one in port.interfaces))
 
     def _main_routes(self, node: str, family: int) -> list[Route]:
         """Return the node's own routes in the main table."""
@@ -582,11 +585,15 @@ class Topology(Block):
         """
         address, here = self.address(peer), node
         for _ in self.nodes:
-            me = self.nodes[here]
-            connected = [name for name in me.networks if address in self.networks[name].subnet]
+            connected = [
+                (one.network.prefixlen, port.network)
+                for port in self.nodes[here].ports
+                for one in port.interfaces
+                if address in one.network
+            ]
             if connected:
                 # The longest prefix wins, the first one among equals (Linux, FIB lookup).
-                network = max(connected, key=lambda name: self.networks[name].subnet.prefixlen)
+                _, network = max(connected, key=lambda found: found[0])
                 return here == peer or any(
                     address in port.addresses for port in self.nodes[peer].on(network)
                 )
@@ -666,6 +673,18 @@ class Topology(Block):
     def container_digest(self, container: str) -> str:
         """Return a digest of a container's settings."""
         return _digest(self.containers[container].to_dict())
+
+
+def _completed(node: Node, networks: Mapping[str, Network]) -> Node:
+    """Return a node whose ports have what their networks say."""
+    if not node.ports:
+        return node
+    ports = []
+    for index, port in enumerate(node.ports):
+        network = networks.get(port.network)
+        subnet, mtu = (network.subnet, network.mtu) if network else (None, None)
+        ports.append(port.completed(node.name, index, subnet, mtu))
+    return replace(node, ports=tuple(ports))
 
 
 def _underlay(interface: Underlay, members: Iterable[Node]) -> dict[str, str]:

@@ -1,66 +1,221 @@
 """Ports of nodes: their links to the networks of a lab.
 
-A node has a port on each of its networks. The value of ``networks`` of a node is a tuple of
-:class:`Port`, in the order of the file.
+A node has one port or several on each of its networks. In a file, ``networks`` of a node gives each
+by its address, or by a mapping (:class:`Form`). The value is a tuple of :class:`Port`, in the order
+of the file. A whole topology completes them with what their networks say.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from ipaddress import IPv4Address
-from typing import TYPE_CHECKING, Any
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from testbed.topology.shapes import NETWORK_NAME, Address, Shape, table
+from testbed.topology import keys, tree
+from testbed.topology.declare import Block, Composed, key, read_block, schema_of
+from testbed.topology.shapes import (
+    INTERFACE_NAME,
+    MTU_BYTES,
+    NETWORK_NAME,
+    Items,
+    Shape,
+    table,
+    whole,
+)
 
 if TYPE_CHECKING:
+    from testbed.topology.declare import Draft
     from testbed.topology.read import Reader
     from testbed.topology.tree import Tree
+
+#: An address in a file: with a prefix length of its own, or with that of its network.
+Given: TypeAlias = "IPv4Address | IPv4Interface"
+
+
+class PortAddress(Shape[Given]):
+    """An IPv4 address of a port; a prefix is for one that differs from the network's."""
+
+    def schema(self) -> dict[str, Any]:
+        return whole(f"{keys.ADDRESS}(/[0-9]{{1,2}})?")
+
+    def read(self, read: Reader, at: Tree | None) -> Given | None:
+        if isinstance(at, tree.Scalar) and isinstance(at.value, str) and "/" in at.value:
+            return read.interface(at)
+        return read.address(at)
+
+    def plain(self, value: Given) -> str:
+        return str(value)
+
+
+class Mac(Shape[str]):
+    """The MAC address of one interface."""
+
+    def schema(self) -> dict[str, Any]:
+        return whole(keys.MAC)
+
+    def read(self, read: Reader, at: Tree | None) -> str | None:
+        wanted = "a MAC address, like 02:00:00:00:00:01"
+        found = read.matching(at, keys.MAC, wanted, 'write six bytes: "02:00:00:00:00:01"')
+        if at is None or found is None:
+            return None
+        first = int(found[:2], 16)
+        if first & 1 or not re.search("[1-9a-fA-F]", found):
+            # The lowest bit of the first byte marks a group (IEEE 802, section 8.2.2).
+            hint = "make its first byte even, and one byte not 0"
+            read.problems.add(at, "the MAC address of one interface", found, hint)
+            return None
+        return found.lower()
+
+
+@dataclass(frozen=True, slots=True)
+class Form(Block):
+    """A port as a mapping of a file."""
+
+    address: Given | None = key(PortAddress(), "Address of the port.", default=None)
+    addresses: tuple[Given, ...] = key(
+        Items(PortAddress(), "a list of addresses"),
+        "Several addresses; a prefix is for one that differs from the network's: 10.1.0.3/32.",
+        default=(),
+    )
+    name: str = key(
+        INTERFACE_NAME,
+        "Name of the interface. Default: ethN, with the number after the highest so far.",
+        default="",
+    )
+    mac: str = key(Mac(), "MAC address. Default: one that follows from the address.", default="")
+    mtu: int | None = key(
+        MTU_BYTES, "Largest packet in bytes. Default: that of the network.", default=None
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Port:
     """A port of a node on a network.
 
-    ``name`` is that of the interface on the node. ``addresses`` are those of the node on this
-    network.
+    ``name`` is that of the interface on the node. ``given`` are the addresses of the file,
+    ``interfaces`` those of the port, with their prefix lengths. ``mac`` is empty and ``mtu``, in
+    bytes, is None where neither the port nor its network says one. ``item`` is the position in the
+    file's list of ports on this network, -1 without a list.
     """
 
     network: str
     name: str
-    addresses: tuple[IPv4Address, ...] = ()
+    given: tuple[Given, ...] = ()
+    mac: str = ""
+    mtu: int | None = None
+    own_mtu: int | None = None  #: the port's, not its network's
+    interfaces: tuple[IPv4Interface, ...] = ()
+    node: str = ""
+    index: int = 0  #: among all ports of the node
+    item: int = field(default=-1, compare=False)
+
+    @property
+    def addresses(self) -> tuple[IPv4Address, ...]:
+        """Its addresses without prefix lengths."""
+        return tuple(one.ip for one in self.interfaces)
 
     @property
     def address(self) -> IPv4Address | None:
         """The first IPv4 address; None for a port without one."""
         return next(iter(self.addresses), None)
 
+    @property
+    def hardware(self) -> str:
+        """The MAC address: the file's, or one that a recreated node keeps.
+
+        It is locally administered (RFC 9542). With a new address, the ARP caches of its peers would
+        be wrong for half a minute.
+        """
+        if self.mac:
+            return self.mac
+        if self.address is not None:
+            return (b"\x02\x54" + self.address.packed).hex(":")
+        return (b"\x02\x55" + sha256(f"{self.node}.{self.index}".encode()).digest()[:4]).hex(":")
+
+    def completed(self, node: str, index: int, subnet: IPv4Network | None, mtu: int | None) -> Port:
+        """Return the port of a node, with what its network says; ``subnet`` may be unknown."""
+        found = tuple(
+            one
+            if isinstance(one, IPv4Interface)
+            else IPv4Interface((one, subnet.prefixlen if subnet else one.max_prefixlen))
+            for one in self.given
+        )
+        mtu = self.own_mtu if self.own_mtu is not None else mtu
+        return replace(self, node=node, index=index, interfaces=found, mtu=mtu)
+
 
 def numbered(names: Iterable[str]) -> str:
     """Return the name of the next port without one, after ports of these names.
 
-    >>> numbered([]), numbered(["eth0"]), numbered(["eth0", "eth1"])
+    >>> numbered([]), numbered(["eth0"]), numbered(["eth1", "wan"])
     ('eth0', 'eth1', 'eth2')
     """
-    return f"eth{sum(1 for _ in names)}"
+    found = (re.fullmatch("eth([0-9]{1,6})", name) for name in names)
+    return f"eth{max((int(one[1]) for one in found if one), default=-1) + 1}"
 
 
-class Ports(Shape[tuple[Port, ...]]):
+class Ports(Composed):
     """The ports of a node, by network."""
 
     def schema(self) -> dict[str, Any]:
-        return table(NETWORK_NAME.schema(), Address().schema())
+        one = {"anyOf": [PortAddress().schema(), schema_of(Form)]}
+        several = {"type": "array", "items": one, "minItems": 1}
+        return table(NETWORK_NAME.schema(), {"anyOf": [*one["anyOf"], several]})
 
-    def read(self, read: Reader, at: Tree | None) -> tuple[Port, ...] | None:
-        found = read.table(at, "a mapping of network to address")
+    def read_in(self, draft: Draft, at: Tree) -> tuple[Port, ...] | None:
+        found = draft.read.table(at, "a mapping of network to address")
         if found is None:
             return None
         ports: list[Port] = []
         for network, entry in found.entries.items():
-            if (address := Address().read(read, entry.value)) is not None:
-                name = numbered(port.name for port in ports)
-                ports.append(Port(network, name, (address,)))
+            for item, body in self._bodies(draft, entry.value):
+                form = self._form(draft, body)
+                if form is not None:
+                    name = form.name or numbered(port.name for port in ports)
+                    given = form.addresses or ((form.address,) if form.address else ())
+                    ports.append(Port(network, name, given, form.mac, own_mtu=form.mtu, item=item))
         return tuple(ports)
 
+    @staticmethod
+    def _bodies(draft: Draft, at: Tree) -> Iterator[tuple[int, Tree]]:
+        if not isinstance(at, tree.Sequence):
+            yield -1, at
+        elif at.items:
+            yield from enumerate(at.items)
+        else:
+            draft.read.problems.add(
+                at, "at least one port", "none", "remove the network, or add one"
+            )
+
+    @staticmethod
+    def _form(draft: Draft, at: Tree) -> Form | None:
+        if not isinstance(at, tree.Mapping):
+            address = PortAddress().read(draft.read, at)
+            return None if address is None else Form(address)
+        form = read_block(draft, Form, at)
+        if form is not None and "address" in at.entries and "addresses" in at.entries:
+            hint = "write all of them in 'addresses'"
+            draft.read.problems.add(at, "either address or addresses", "both", hint)
+        return form
+
     def plain(self, value: tuple[Port, ...]) -> dict[str, Any]:
-        return {port.network: str(port.address) for port in value}
+        found: dict[str, list[Any]] = {}
+        names: list[str] = []
+        for port in value:
+            one = len(port.given) == 1
+            form = Form(
+                port.given[0] if one else None,
+                () if one else port.given,
+                "" if port.name == numbered(names) else port.name,
+                port.mac,
+                port.own_mtu,
+            )
+            names.append(port.name)
+            body = form.to_dict()
+            found.setdefault(port.network, []).append(
+                body["address"] if body.keys() == {"address"} else body
+            )
+        return {name: bodies[0] if len(bodies) == 1 else bodies for name, bodies in found.items()}

@@ -375,10 +375,10 @@ class Command(Shape[tuple[str, ...]]):
 
 
 class Interface(Shape[str]):
-    """A network, or ethN, that a node is on."""
+    """A network of a node, or the name of its port there."""
 
     def schema(self) -> dict[str, Any]:
-        return whole(keys.LABEL, maxLength=keys.NETWORK_MAX)
+        return whole(keys.INTERFACE, maxLength=keys.INTERFACE_MAX)
 
     def read(self, read: Reader, at: Tree | None) -> str | None:
         known = tree.keys_at(read.root, "networks") if read.root else ()
@@ -513,6 +513,9 @@ class Pattern(Shape[str]):
 LAB_NAME = Name("a lab", keys.LABEL, keys.LAB_MAX)
 NODE_NAME = Name("a node", keys.LABEL, keys.NODE_MAX, reserved.NODES)
 NETWORK_NAME = Name("a network", keys.LABEL, keys.NETWORK_MAX)
+INTERFACE_NAME = Name("an interface", keys.INTERFACE, keys.INTERFACE_MAX, reserved.LINKS)
+#: 68 is the least of IPv4 (RFC 791), the highest is that of veth (drivers/net/veth.c).
+MTU_BYTES = Integer("an MTU in bytes", 68, 65535)
 IMAGE = Pattern(
     keys.IMAGE,
     "an image, like nginx or registry.example:5000/team/web:1.2",

@@ -35,7 +35,6 @@ from testbed.nodes.containerlab import FOLDER, READY, cell, clabfile, needs
 from testbed.nodes.containerlab.cell import CONTAINERS, RECORD, Cell
 from testbed.nodes.containerlab.provider import ContainerlabProvider
 from testbed.nodes.containerlab.userfile import DIGESTS
-from testbed.nodes.netns.provider import mac_of
 from testbed.nodes.unix_http import UnixConnection
 from testbed.process import run
 from testbed.registry import fabric_kind
@@ -279,7 +278,7 @@ def test_a_file_has_the_nodes_their_bridges_and_links() -> None:
         [("host-node-2", "eth1"), ("br-a-long-name", "host.1")],
         [("host-node", "eth0"), ("br-lan", "host-node")],
     ]
-    assert links[0]["endpoints"][0]["mac"] == mac_of(topology.nodes["host"].ports[0])
+    assert links[0]["endpoints"][0]["mac"] == topology.nodes["host"].ports[0].hardware
     assert {link["mtu"] for link in links} == {1500}
     assert all(len(end["interface"]) <= 15 for link in links for end in link["endpoints"])
 

@@ -140,7 +140,7 @@ def test_a_lab_of_its_machines_comes_up_once_and_goes(rack: Rack) -> None:
     assert rack.provider().labs() == []
     first = rack.lab().up(rack.topology)
     assert {done.step.name for done in first.changed} >= {"node node1", "node node2"}
-    assert rack.there["node1"].wiring.addresses == {"eth0": "10.168.0.2/24"}
+    assert rack.there["node1"].wiring.addresses == {"eth0": ("10.168.0.2/24",)}
     again = rack.lab().up(rack.topology)
     assert not [done for done in again.changed if done.step.name.startswith("node")]
     assert sorted(rack.provider().nodes("rack-test")) == ["node1", "node2"]

@@ -268,9 +268,9 @@ def broken(bench: Bench, node: str, how: str) -> None:
     elif how == "down":
         here.down.add("eth0")
     elif how == "address":
-        here.addresses["eth0"] = ""
+        here.addresses["eth0"] = ()
     elif how == "prefix":
-        here.addresses["eth0"] = here.addresses["eth0"].replace("/24", "/25")
+        here.addresses["eth0"] = tuple(one.replace("/24", "/25") for one in here.addresses["eth0"])
     elif how == "route":
         here.gateway = ""
     elif how == "other route":

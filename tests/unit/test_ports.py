@@ -5,7 +5,9 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv4Interface
 
 from testbed.errors import Problem, TopologyError
-from testbed.topology import load_text
+from testbed.labs.base_steps import hosts
+from testbed.nodes.netns.provider import identities
+from testbed.topology import load_data, load_text
 from testbed.topology.ports import Port
 
 PLAIN = """
@@ -34,7 +36,7 @@ def test_a_node_has_a_port_on_each_network_in_the_files_order() -> None:
     assert node.addresses == (IPv4Address("10.2.0.2"), IPv4Address("10.1.0.2"))
     assert node.address_on("a") == IPv4Address("10.1.0.2")
     assert node.address_on("c") is None
-    assert topology.interfaces(node.ports[0]) == (IPv4Interface("10.2.0.2/16"),)
+    assert node.ports[0].interfaces == (IPv4Interface("10.2.0.2/16"),)
     assert topology.nodes["alone"].ports == ()
     assert Port("c", "eth0").address is None
 
@@ -61,7 +63,7 @@ LARGE = PLAIN.replace("a: {subnet: 10.1.0.0/24}", "a: {subnet: 10.1.0.0/24, mtu:
 
 def test_the_mtu_of_a_network_is_that_of_its_ports() -> None:
     topology, plain = load_text(LARGE, "t.yaml"), load_text(PLAIN, "t.yaml")
-    assert [topology.mtu(port) for port in topology.nodes["n"].ports] == [None, 9000]
+    assert [port.mtu for port in topology.nodes["n"].ports] == [None, 9000]
     assert topology.to_dict()["networks"]["a"] == {"subnet": "10.1.0.0/24", "mtu": 9000}
     changed = {n for n in plain.nodes if topology.node_digest(n) != plain.node_digest(n)}
     assert changed == {"n", "r"}, "programs read it when they start"
@@ -72,3 +74,67 @@ def test_a_provider_limits_the_mtu() -> None:
     (problem,) = problems(text)
     assert (problem.line, "1500" in problem.wanted, problem.seen) == (3, True, "9000")
     assert problems(text.replace("9000", "1400")) == []
+
+
+# -- forms of ports -------------------------------------------------------------------------------
+
+FORMS = """
+name: t
+networks: {lan: {subnet: 10.1.0.0/24}, wire: {}, wan: {subnet: 10.2.0.0/30, mtu: 1400}}
+nodes:
+  n:
+    networks:
+      wire: {name: eth1}
+      lan: [10.1.0.2, {addresses: [10.1.0.3, 10.1.0.4/32, 192.0.2.1/24]}]
+      wan: {address: 10.2.0.1, name: wan0, mac: "02:00:00:00:00:0A", mtu: 1300}
+  m: {networks: {wan: 10.2.0.2, wire: {}}}
+"""
+
+
+def test_a_port_has_a_name_addresses_and_a_mac() -> None:
+    topology = load_text(FORMS, "t.yaml")
+    node = topology.nodes["n"]
+    assert [port.name for port in node.ports] == ["eth1", "eth2", "eth3", "wan0"]
+    assert [[str(one) for one in port.interfaces] for port in node.ports] == [
+        [], ["10.1.0.2/24"], ["10.1.0.3/24", "10.1.0.4/32", "192.0.2.1/24"], ["10.2.0.1/30"],
+    ]  # fmt: skip
+    assert [port.mtu for port in node.ports] == [None, None, None, 1300]
+    assert [port.mtu for port in topology.nodes["m"].ports] == [1400, None]
+    assert node.ports[3].hardware == "02:00:00:00:00:0a"
+    macs = [port.hardware for one in topology.nodes.values() for port in one.ports]
+    assert len(set(macs)) == len(macs)
+    assert all(int(mac[:2], 16) & 3 == 2 for mac in macs), "for one interface, given locally"
+    assert node.networks == ("wire", "lan", "wan")
+    assert [port.name for port in node.on("lan")] == ["eth2", "eth3"]
+    assert (topology.network("n"), topology.interface("n")) == ("lan", "eth2")
+    assert (topology.network("m"), topology.interface("m")) == ("wan", "eth0")
+
+
+def test_ports_are_written_as_they_were_read() -> None:
+    topology = load_text(FORMS, "t.yaml")
+    assert topology.to_dict()["nodes"]["n"]["networks"] == {
+        "wire": {"name": "eth1"},
+        "lan": ["10.1.0.2", {"addresses": ["10.1.0.3", "10.1.0.4/32", "192.0.2.1/24"]}],
+        "wan": {"address": "10.2.0.1", "name": "wan0", "mac": "02:00:00:00:00:0a", "mtu": 1300},
+    }
+    assert load_data(topology.to_dict(), "t.yaml") == topology
+
+
+def test_a_node_without_an_address_has_no_peers() -> None:
+    text = "name: t\nnetworks: {w: {}}\nnodes: {a: {networks: {w: {}}}, b: {networks: {w: {}}}}"
+    topology = load_text(text, "t.yaml")
+    assert "b" not in hosts(topology, "a").split()
+    assert "127.0.1.1 a" in hosts(topology, "a")
+    (problem,) = problems(text.replace("w: {}}}}", "w: {}}, roles: [docker]}}"))
+    assert "role docker" in problem.wanted
+
+
+def test_virtual_machines_name_their_links_in_any_order() -> None:
+    names = {"eth0": "eth1", "eth1": "eth2", "eth2": "eth3", "eth3": "wan0"}
+    links = list(names)
+    for line in identities(load_text(FORMS, "t.yaml"), "n"):
+        words = line.split()
+        if words[4] == "name":
+            assert words[5] not in links
+            links[links.index(words[3])] = words[5]
+    assert links == list(names.values())

@@ -138,6 +138,45 @@ NETWORKS = {
     "network address": bad(
         LAN + "nodes: {a: {networks: {lan: §10.168.0.0}}}\n", "a host's address|itself"
     ),
+    "address on a network without a subnet": bad(
+        "name: t\nnetworks: {w: {}}\nnodes: {a: {networks: {w: §10.0.0.2}}}\n",
+        "with its prefix|no subnet|10.0.0.2",
+    ),
+    "mtu": bad("name: t\nnetworks: {w: {mtu: §67}}\nnodes: {a: {}}\n", "68 to 65535"),
+    "port mtu": bad(LAN + "nodes: {a: {networks: {lan: {mtu: §70000}}}}\n", "68 to 65535"),
+    "address and addresses": bad(
+        LAN + "nodes: {a: {networks: {lan: §{address: 10.168.0.2, addresses: [10.168.0.3]}}}}\n",
+        "either address or addresses|both",
+    ),
+    "no port": bad(LAN + "nodes: {a: {networks: {lan: §[]}}}\n", "at least one port|none"),
+    "same address on a node": bad(
+        LAN + "nodes: {a: {networks: {lan: [10.168.0.2, §10.168.0.2]}}}\n", "lan once|of eth0"
+    ),
+    "same address in a list": bad(
+        LAN + "nodes: {a: {networks: {lan: {addresses: [10.168.0.2, §10.168.0.2]}}}}\n",
+        "lan once|again",
+    ),
+    "same port name": bad(
+        "name: t\nnetworks: {w: {}, v: {}}\n"
+        "nodes: {a: {networks: {w: {name: eth1}, v: {name: §eth1}}}}\n",
+        "name once on a|used before",
+    ),
+    "port name of docker": bad(
+        LAN + "nodes: {a: {networks: {lan: {address: 10.168.0.2, name: §docker0}}, "
+        "roles: [docker]}}\n",
+        "name once on a|docker0",
+    ),
+    "port named all": bad(LAN + "nodes: {a: {networks: {lan: {name: §all}}}}\n", "other meaning"),
+    "port name too long": bad(
+        LAN + "nodes: {a: {networks: {lan: {name: §a-very-long-name}}}}\n", "at most 15"
+    ),
+    "mac": bad(LAN + 'nodes: {a: {networks: {lan: {mac: §"02:00"}}}}\n', "MAC address"),
+    "mac of a group": bad(
+        LAN + 'nodes: {a: {networks: {lan: {mac: §"01:00:5e:00:00:01"}}}}\n', "one interface|even"
+    ),
+    "unknown key of a port": bad(
+        LAN + "nodes: {a: {networks: {lan: {§adress: 10.168.0.2}}}}\n", "mean 'address'"
+    ),
     "broadcast": bad(LAN + "nodes: {a: {networks: {lan: §10.168.0.255}}}\n", "host's|broadcast"),
     "duplicate": bad(
         LAN + "nodes:\n  a: {networks: {lan: 10.168.0.2}}\n  b: {networks: {lan: §10.168.0.2}}\n",
@@ -194,7 +233,6 @@ NETWORKS = {
     "prefix 31": bad(f"name: t\nnetworks: {{lan: {{subnet: §10.0.0.0/31}}}}\n{OK}", "8 to 30"),
     "multicast": bad(f"name: t\nnetworks: {{lan: {{subnet: §224.1.0.0/24}}}}\n{OK}", "RFC 1918"),
     "loopback": bad(f"name: t\nnetworks: {{lan: {{subnet: §127.0.0.0/8}}}}\n{OK}", "127.0.0.0/8"),
-    "no subnet": bad(f"name: t\nnetworks:\n  lan: §{{}}\n{OK}", "key 'subnet'|none"),
     "same subnet": bad(
         "name: t\nnetworks:\n  a: {subnet: 10.0.0.0/24}\n  b: {subnet: §10.0.0.0/24}\n" + OK,
         "do not overlap|again, the subnet of a",
@@ -208,14 +246,16 @@ NETWORKS = {
     "two networks of one subnet on a node": bad(
         "name: t\nnetworks:\n  a: {subnet: 10.0.0.0/24}\n  b: {subnet: §10.0.0.0/24}\n"
         "nodes: {h: {networks: {a: 10.0.0.2, b: 10.0.0.3}}}\n",
-        "do not overlap|again, the subnet of a|a segment of its own|two veth pairs into one bridge",
+        "do not overlap|again, the subnet of a|a segment of its own|are a list",
     ),
     "two gateways": bad(
         LAN + "nodes:\n  a: {networks: {lan: 10.168.0.1}, gateway: true}\n"
         "  b: {networks: {lan: 10.168.0.2}, gateway: §true}\n",
         "at most one gateway on lan|b besides a",
     ),
-    "gateway to nowhere": bad("name: t\nnodes: {a: {gateway: §true}}\n", "a gateway on a network"),
+    "gateway to nowhere": bad(
+        "name: t\nnodes: {a: {gateway: §true}}\n", "a gateway with an address|none"
+    ),
     "docker without network": bad("name: t\nnodes: {§a: {roles: [docker]}}\n", "role docker|none"),
 }
 

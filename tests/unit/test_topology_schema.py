@@ -30,6 +30,7 @@ from testbed.topology.model import (
     Veth,
     VethEnd,
 )
+from testbed.topology.ports import Form
 
 VALIDATOR = Draft202012Validator(schema())
 
@@ -63,7 +64,9 @@ SEEN = [
     for name in TABLE
     if name.startswith("form:") and name not in NOT_SEEN
 ] + [
-    "networks: no subnet", "networks: no prefix", "networks: IPv6", "networks: with prefix",
+    "networks: no prefix", "networks: IPv6", "networks: mtu", "networks: port mtu",
+    "networks: no port", "networks: port named all", "networks: port name too long",
+    "networks: mac", "networks: unknown key of a port",
     "overlay: backend", "overlay: port", "overlay: vni", "containers: no node",
     "containers: name", "containers: long name", "containers: image", "containers: mode",
     "containers: protocol", "containers: command empty", "containers: env number",
@@ -91,6 +94,8 @@ def test_keys_are_those_of_the_loader() -> None:
     assert set(below["nodes"]["properties"]) == set(keys_of(Node))
     assert set(top["docker"]["properties"]) == set(keys_of(DockerSection))
     assert set(top["flannel"]["properties"]) == set(keys_of(FlannelSection))
+    ports = below["nodes"]["properties"]["networks"]["additionalProperties"]["anyOf"]
+    assert set(ports[1]["properties"]) == set(keys_of(Form))
     pair = top["veths"]["items"]
     assert set(pair["properties"]) == set(keys_of(Veth))
     assert set(pair["properties"]["ends"]["items"]["properties"]) == set(keys_of(VethEnd))
@@ -133,10 +138,21 @@ def test_every_key_reaches_the_model_and_comes_back() -> None:
         "name": "all",
         "description": "every key",
         "provider": "vagrant",
-        "networks": {"lan": {"subnet": "10.168.0.0/24"}},
+        "networks": {"lan": {"subnet": "10.168.0.0/24", "mtu": 1400}, "wire": {}},
         "nodes": {
             "n1": {
-                "networks": {"lan": "10.168.0.2"},
+                "networks": {
+                    "lan": [
+                        "10.168.0.2",
+                        {
+                            "addresses": ["10.168.0.12", "10.168.0.13/32"],
+                            "name": "nic",
+                            "mac": "02:00:00:00:00:01",
+                            "mtu": 1300,
+                        },
+                    ],
+                    "wire": {},
+                },
                 "roles": ["etcd", "docker", "flannel", "namespaces", "frr", "bird"],
                 "gateway": True,
                 "forward": True,

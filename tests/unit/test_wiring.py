@@ -70,7 +70,7 @@ class Links:
             if word == "up":
                 link["flags"] = ["UP"]
             else:
-                link[word] = int(words.pop(0))
+                link[word] = int(words.pop(0)) if word == "mtu" else words.pop(0)
 
     def sysctl(self, call: Call) -> Answer:
         assert call.words[:3] == ("sysctl", "-q", "-w")
@@ -84,6 +84,7 @@ class Links:
                 "ifname": name,
                 "flags": one["flags"],
                 "mtu": one.get("mtu", 1500),
+                "address": one.get("address", ""),
                 "addr_info": [
                     {"family": "inet", "local": a.split("/")[0], "prefixlen": int(a.split("/")[1])}
                     for a in one["addresses"]
@@ -107,7 +108,9 @@ def made(name: str, links: Links) -> FakeNode:
 
 
 def bare(*names: str) -> Links:
-    return Links({name: {"flags": [], "addresses": [], "mtu": 1500} for name in names})
+    return Links(
+        {name: {"flags": [], "addresses": [], "mtu": 1500, "address": ""} for name in names}
+    )
 
 
 def set_up(name: str, links: Links) -> FakeNode:
@@ -279,24 +282,34 @@ def test_a_machine_without_links_and_routes() -> None:
 ODD = load_text(
     """
 name: t
-networks: {a: {subnet: 10.1.0.0/24, mtu: 9000}, b: {subnet: 10.2.0.0/16}}
+networks: {a: {subnet: 10.1.0.0/24, mtu: 9000}, b: {subnet: 10.2.0.0/16}, wire: {}}
 nodes:
-  n: {networks: {a: 10.1.0.2, b: 10.2.0.2}}
+  n:
+    networks:
+      a: {addresses: [10.1.0.2, 192.0.2.1/32], mac: "02:00:00:00:00:01"}
+      b: 10.2.0.2
+      wire: {}
 """,
     "t.yaml",
 )
 
 
 def test_settings_of_ports_are_set_seen_and_restored() -> None:
-    links = bare("eth0", "eth1")
+    links = bare("eth0", "eth1", "eth2")
+    links.links["eth0"]["address"] = "02:00:00:00:00:01"  # set by the provider
     node = made("n", links)
     wiring.set_up(ODD, node)
-    assert [links.links[name]["mtu"] for name in ("eth0", "eth1")] == [9000, 1500]
+    assert [link["mtu"] for link in links.links.values()] == [9000, 1500, 1500]
+    assert links.links["eth0"]["addresses"] == ["10.1.0.2/24", "192.0.2.1/32"]
+    assert links.links["eth2"] == {"flags": ["UP"], "addresses": [], "mtu": 1500, "address": ""}
     assert differences(node, ODD) == []
     for link in links.links.values():
-        link["mtu"] = 1280
+        link |= {"mtu": 1280, "address": "02:00:00:00:00:09"}
+    links.links["eth0"]["addresses"].pop()
     found = differences(node, ODD)
-    assert [(one.kind, one.seen, one.index) for one in found] == [("mtu", "1280", 0)]
+    assert [(one.kind, one.seen, one.index) for one in found] == [
+        ("address", "missing", 0), ("mtu", "1280", 0), ("mac", "02:00:00:00:00:09", 0),
+    ]  # fmt: skip
     wiring.restore(ODD, node, found)
-    assert [links.links[name]["mtu"] for name in ("eth0", "eth1")] == [9000, 1280]
+    assert [link["mtu"] for link in links.links.values()] == [9000, 1280, 1280]
     assert differences(node, ODD) == []

@@ -405,8 +405,7 @@ def second_network(lab: LiveLab, node: Node, gateway: str) -> dict[str, Any]:
 
 def lan(lab: LiveLab, node: Node) -> IPv4Network:
     """Return the network of a node's eth0."""
-    first = lab.topology.nodes[node.name].networks[0]
-    return lab.topology.networks[first].subnet
+    return lab.topology.nodes[node.name].ports[0].interfaces[0].network
 
 
 @dataclass(slots=True)

@@ -466,7 +466,7 @@ def test_a_hash_of_the_address_is_the_ingress_controllers(
         set(seen) == set(WEB),
     )
     policy = {"strategy": "RequestHash", "requestHashPolicies": [{"hashSourceIP": True}]}
-    network = next(iter(cluster.lab.topology.networks.values())).subnet
+    network = cluster.lab.topology.nodes[outside.name].ports[0].interfaces[0].network
     clients = [str(network.network_address + last) for last in CLIENTS]
     with (
         balanced(cluster, outside, observe, "web", **policy) as host,

@@ -59,7 +59,7 @@ class Ansible(Export):
         if len(names) < len(topology.nodes):
             source = Path(__file__).with_name("connection.py")
             found[f"{PLUGINS}/{PLUGIN}.py"] = source.read_text(encoding="utf-8")
-        return Exported(found, unsaid(topology, why=self.reasons["*"]))
+        return Exported(found, unsaid(topology, several=False, why=self.reasons["*"]))
 
 
 def _inventory(subject: Subject, by_ssh: list[str]) -> dict[str, Any]:
@@ -75,14 +75,14 @@ def _inventory(subject: Subject, by_ssh: list[str]) -> dict[str, Any]:
     common = {
         "testbed_lab": topology.name,
         "testbed_command": list(subject.testbed),
-        "testbed_networks": {n.name: str(n.subnet) for n in topology.networks.values()},
+        "testbed_networks": {n.name: n.words for n in topology.networks.values()},
     }
     return {"all": {"vars": common, "hosts": hosts, **({"children": groups} if groups else {})}}
 
 
 def _host(subject: Subject, name: str, *, by_ssh: bool) -> dict[str, Any]:
     ports = subject.topology.nodes[name].ports
-    about = {"testbed_addresses": {port.network: str(port.address) for port in ports}}
+    about = {"testbed_addresses": {p.network: str(p.address) for p in ports if p.address}}
     if by_ssh:
         return {"ansible_ssh_common_args": f"-F '{{{{ inventory_dir }}}}/{ssh.FILE}'", **about}
     return {"ansible_connection": PLUGIN, "ansible_remote_tmp": TEMPORARY, **about}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from testbed.nodes.containerlab import DIGEST, NAME
 from testbed.nodes.links import port_name
-from testbed.nodes.netns.provider import bridge_of, mac_of
+from testbed.nodes.netns.provider import bridge_of
 
 if TYPE_CHECKING:
     from testbed.nodes.base import NodeSpec
@@ -94,7 +94,7 @@ def document(
         "mgmt": {
             "network": "testbed-mgmt",
             "bridge": "testbed-mgmt",
-            "ipv4-subnet": str(management(network.subnet for network in networks)),
+            "ipv4-subnet": str(management(one.subnet for one in networks if one.subnet)),
             "ipv6-subnet": "",
             "external-access": False,
         },
@@ -137,7 +137,7 @@ def _links(topology: Topology, node: str, called: str) -> Iterable[dict[str, Any
             "type": "veth",
             "mtu": topology.networks[port.network].mtu or MTU,
             "endpoints": [
-                {"node": called, "interface": port.name, "mac": mac_of(port)},
+                {"node": called, "interface": port.name, "mac": port.hardware},
                 {"node": bridge_of(port.network), "interface": port_name(node, index)},
             ],
         }

@@ -25,6 +25,7 @@ from testbed.topology.settings import Sysctls
 if TYPE_CHECKING:
     from testbed.topology.foreign import Foreign
     from testbed.topology.model import Topology
+    from testbed.topology.ports import Port
 
 BRIDGE = "br0"  # on a switch
 DIRECT = 2  # members of a network that is a link
@@ -32,6 +33,10 @@ HEAD = """\
 # Lab {name}, by `testbed export --to containerlab`: containerlab deploy --topo {name}{suffix}
 # The image is built by `testbed image build`, which says how to load it.
 """
+
+
+#: Keys of a port that commands on the node set.
+PORTS = ("addresses", "name", "mac", "mtu")
 
 
 class Containerlab(Export):
@@ -60,7 +65,7 @@ class Containerlab(Export):
             for name, other in called.items()
             if name != other
         ]
-        left_out += unsaid(topology, networks=["mtu"], why=self.reasons["*"])
+        left_out += unsaid(topology, networks=["mtu"], ports=PORTS, why=self.reasons["*"])
         about = comment(topology.description)
         head = HEAD.format(name=topology.name, suffix=SUFFIX) + (f"# {about}\n" if about else "")
         text = head + dump(_document(topology, called))
@@ -115,11 +120,7 @@ def _document(topology: Topology, called: Mapping[str, str]) -> dict[str, Any]:
 
 def _node(topology: Topology, name: str, called: str) -> dict[str, Any]:
     node, gateway = topology.nodes[name], topology.gateway_of(name)
-    commands = [
-        f"ip address add {one} dev {port.name}"
-        for port in node.ports
-        for one in topology.interfaces(port)
-    ]
+    commands = [line for port in node.ports for line in _port(port)]
     commands += [f"ip route replace default via {gateway}"] if gateway else []
     commands += [f"ip -{one.family} route replace {one.text}" for one in node.routes]
     commands += [f"ip -{one.family} rule add {one.text}" for one in node.ip_rules]
@@ -156,6 +157,16 @@ def literal(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: literal(one) for name, one in value.items()}
     return [literal(one) for one in value]
+
+
+def _port(port: Port) -> Iterator[str]:
+    """Yield the commands that set up a port."""
+    if port.mac:
+        yield f"ip link set dev {port.name} address {port.mac}"
+    if port.own_mtu:
+        yield f"ip link set dev {port.name} mtu {port.own_mtu}"
+    for one in port.interfaces:
+        yield f"ip address add {one} dev {port.name}"
 
 
 def _switch_name(network: str, taken: Mapping[str, Any]) -> str:

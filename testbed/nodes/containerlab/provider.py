@@ -24,7 +24,7 @@ from testbed.nodes.inside import Process
 from testbed.nodes.links import port_name
 from testbed.nodes.netns import cgroups
 from testbed.nodes.netns.cells import CellProvider
-from testbed.nodes.netns.provider import bridge_of, mac_of, veth
+from testbed.nodes.netns.provider import bridge_of, veth
 from testbed.polling import until
 
 RECORDING = 5.0  # seconds; the engine needs a few milliseconds
@@ -384,7 +384,7 @@ class ContainerlabProvider(CellProvider):
                 lines += [
                     veth(
                         outside,
-                        f"{port.name} address {mac_of(port)} netns {pid}",
+                        f"{port.name} address {port.hardware} netns {pid}",
                         topology.networks[port.network].mtu,
                     ),
                     f"link set dev {outside} master {bridge_of(port.network)} up",

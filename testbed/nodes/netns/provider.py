@@ -41,12 +41,12 @@ from testbed.requirement import Requirement
 if TYPE_CHECKING:
     from testbed.leftover import Judge, LabPart, Leftover
     from testbed.topology.model import Topology
-    from testbed.topology.ports import Port
 
 FABRIC = "fabric"
 MACHINE_ID = Path("/etc/machine-id")
 #: Start-up files of shells in root's home folder; they would set this machine's PATH.
 START_UP = (".profile", ".bash_profile", ".bash_login", ".bashrc", ".zshenv", ".zprofile", ".zshrc")
+TEMPORARY = "_"  # begins names of links that are about to be renamed
 BUSY_SECONDS = 30.0  # how long a cgroup may stay busy after all of its node was killed
 
 
@@ -283,7 +283,7 @@ class NetnsProvider(OneByOne):
                 continue
             ports.append(port_name(machine, index))
             # The link between a virtual machine and the fabric needs no address.
-            mac = f"address {mac_of(port)} " if self._kind == "node" else ""
+            mac = f"address {port.hardware} " if self._kind == "node" else ""
             name, mtu = inside(index) if inside else port.name, topology.networks[port.network].mtu
             outside += [
                 veth(ports[-1], f"{name} {mac}netns {node.init.pid}", mtu),
@@ -518,20 +518,17 @@ def machine_id(state: Path, lab: str, node: str) -> str:
     return f"{digest[:12]}4{digest[13:16]}{'89ab'[int(digest[16], 16) % 4]}{digest[17:32]}"
 
 
-def mac_of(port: Port) -> str:
-    """Return a locally administered MAC address (RFC 9542) that a recreated node keeps.
+def identities(topology: Topology, node: str) -> list[str]:
+    """Return ``ip -batch`` lines that name a machine's links and set their MAC addresses.
 
-    With a new address, the ARP caches of its peers would be wrong for half a minute.
+    The machine has called them eth0, eth1 and so on, in the order of the ports.
     """
-    assert port.address is not None
-    return (b"\x02\x54" + port.address.packed).hex(":")
-
-
-def macs(topology: Topology, node: str) -> list[str]:
-    """Return ``ip -batch`` lines that set the MAC addresses of a machine's links."""
-    return [
-        f"link set dev {port.name} address {mac_of(port)}" for port in topology.nodes[node].ports
-    ]
+    ports = topology.nodes[node].ports
+    renamed = [(f"eth{port.index}", port.name) for port in ports if port.name != f"eth{port.index}"]
+    # The new name of one may be the first name of another.
+    lines = [f"link set dev {old} name {TEMPORARY}{old}" for old, _ in renamed]
+    lines += [f"link set dev {TEMPORARY}{old} name {new}" for old, new in renamed]
+    return lines + [f"link set dev {port.name} address {port.hardware}" for port in ports]
 
 
 def _failed_line(stderr: str, lines: list[str]) -> str:

@@ -18,7 +18,7 @@ from testbed.limits import Takes
 from testbed.nodes import wiring
 from testbed.nodes.base import Ahead, Node, NodeSpec, OneByOne, Setup, has_ended
 from testbed.nodes.netns.cells import CellProvider
-from testbed.nodes.netns.provider import macs
+from testbed.nodes.netns.provider import identities
 
 # Modules for virtual machines are imported where needed: labs of namespaces don't load them.
 
@@ -178,7 +178,7 @@ class QemuProvider(OneByOne, CellProvider):
         self.cells.plug_in(lab, topology, cell)
         joints = "\n".join(cells.joints(len(topology.nodes[node.name].ports))).encode()
         cell.run(["ip", "-batch", "-"], input=joints)
-        wiring.set_up(topology, node, macs(topology, node.name))
+        wiring.set_up(topology, node, identities(topology, node.name))
 
     def restore(
         self, lab: str, topology: Topology, node: Node, differences: Sequence[Difference]

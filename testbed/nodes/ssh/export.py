@@ -48,7 +48,9 @@ class SshConfig(Export):
 
     def export(self, subject: Subject) -> Exported:
         text = config(subject, list(subject.topology.nodes))
-        return Exported({FILE: text}, unsaid(subject.topology, why=self.reasons["*"]))
+        return Exported(
+            {FILE: text}, unsaid(subject.topology, several=False, why=self.reasons["*"])
+        )
 
 
 def config(subject: Subject, names: list[str]) -> str:

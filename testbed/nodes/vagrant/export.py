@@ -54,6 +54,15 @@ class Vagrantfile(Export):
         parts = [f"nodes.{node.name}.cpus" for node in topology.nodes.values() if _cut(node.cpus)]
         left_out = [LeftOut(tuple(parts), "rounded up to whole CPUs")] if parts else []
         left_out += unsaid(topology, networks=["mtu"], why=self.reasons["*"])
+        bare = [
+            f"nodes.{node.name}.networks.{port.network}"
+            for node in topology.nodes.values()
+            for port in node.ports
+            if not port.interfaces
+        ]
+        left_out += (
+            [LeftOut(tuple(bare), "Vagrant gives each interface an address")] if bare else []
+        )
         return Exported({FILE: "\n".join(_lines(topology)) + "\n"}, tuple(left_out))
 
 
@@ -87,11 +96,12 @@ def _machine(topology: Topology, name: str) -> Iterator[str]:
     node = topology.nodes[name]
     yield f"node.vm.hostname = {ruby(name)}"
     for port in node.ports:
-        subnet = topology.networks[port.network].subnet
+        if not port.interfaces:
+            continue
         segment = f"{topology.name}-{port.network}"
         yield (
             f"node.vm.network 'private_network', ip: {ruby(str(port.address))}, "
-            f"netmask: {ruby(str(subnet.netmask))},"
+            f"netmask: {ruby(str(port.interfaces[0].netmask))},"
         )
         yield (
             f"  libvirt__network_name: {ruby(segment)}, libvirt__forward_mode: 'veryisolated', "

@@ -22,7 +22,7 @@ from testbed.nodes import wiring
 from testbed.nodes.base import Node, NodeSpec, Setup, has_ended
 from testbed.nodes.inside import LAST_LINES, Process, open_port, spoken
 from testbed.nodes.netns.cells import CellProvider
-from testbed.nodes.netns.provider import macs
+from testbed.nodes.netns.provider import identities
 from testbed.nodes.qemu.provider import QemuProvider
 from testbed.nodes.vagrant import hypervisor
 from testbed.requirement import INSTALL, Requirement
@@ -324,7 +324,7 @@ class VagrantProvider(CellProvider):
             inside=lambda index: hypervisor.joint(name, index),
         )
         self._join_ports(cell, name, range(len(ports)))
-        wiring.set_up(topology, node, macs(topology, node.name))
+        wiring.set_up(topology, node, identities(topology, node.name))
 
     def restore(
         self, lab: str, topology: Topology, node: Node, differences: Sequence[Difference]

@@ -130,7 +130,7 @@ class DockerChecks(Look):
             node = self.t.nodes.get(name)
             if node is None or FLANNEL in node.roles or self.bad(ROLE, "bip", name):
                 continue
-            others = [(n.name, n.subnet) for n in self.t.networks.values()]
+            others = [(n.name, n.subnet) for n in self.t.networks.values() if n.subnet]
             if flannel and not self.bad(FLANNEL, "network"):
                 others.append((FLANNEL, flannel.network))
             for other, subnet in others:

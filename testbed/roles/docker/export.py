@@ -28,6 +28,7 @@ FILE = "compose.yaml"
 NODE_IMAGE = "busybox"
 #: docs.docker.com, "Bridge network driver", gateway modes.
 WITHOUT_GATEWAY = {"com.docker.network.bridge.gateway_mode_ipv4": "isolated"}
+GIVEN = "the engine gives each network a subnet"
 FOREVER = ("sleep", "infinity")
 #: Compose makes one dollar sign of two.
 ROUTED = 'ip route replace default via "$$1" && exec sleep infinity'
@@ -75,7 +76,9 @@ class Compose(Export):
         writer = _Writer(subject.topology)
         head = HEAD.format(**_example(subject.topology))
         text = head + dump(writer.file())
-        writer.left_out += unsaid(subject.topology, networks=["mtu"], why=self.reasons["*"])
+        writer.left_out += unsaid(
+            subject.topology, networks=["mtu"], ports=["mac"], several=False, why=self.reasons["*"]
+        )
         return Exported({FILE: text}, tuple(writer.left_out))
 
 
@@ -132,7 +135,9 @@ class _Writer:
                 for address in port.addresses
             }
             used |= self._near(network.name)
-            options = _pool(network.subnet, used)
+            options = _pool(network.subnet, used) if network.subnet else {}
+            if not network.subnet:
+                self.left_out.append(LeftOut((f"networks.{network.name}",), GIVEN))
             if network.mtu:
                 size = {"com.docker.network.driver.mtu": str(network.mtu)}
                 options["driver_opts"] = {**options.get("driver_opts", {}), **size}
@@ -218,7 +223,11 @@ class _Writer:
     def _node(self, name: str) -> dict[str, Any]:
         node, gateway = self.topology.nodes[name], self.topology.gateway_of(name)
         networks: dict[str, Any] = {
-            port.network: {"ipv4_address": str(port.address)} for port in node.ports
+            port.network: {
+                **({"ipv4_address": str(port.address)} if port.address else {}),
+                **({"mac_address": port.mac} if port.mac else {}),
+            }
+            for port in reversed(node.ports)  # of several on one network the first
         }
         if self._has_bridge(name):
             networks[self._bridge(name)] = {}

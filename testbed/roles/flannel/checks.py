@@ -75,7 +75,7 @@ class FlannelChecks(Look):
             if self.bad(*path, "network"):
                 continue
             for network in self.t.networks.values():
-                if network.subnet.overlaps(flannel.network):
+                if network.subnet and network.subnet.overlaps(flannel.network):
                     at = self.value("networks", network.name, "subnet")
                     seen = f"{network.subnet}, which overlaps with {flannel.network}"
                     hint = "change it, or the network of flannel"
@@ -123,7 +123,7 @@ class FlannelChecks(Look):
         taken = {
             self.t.address(node.name): node.name
             for node in self.t.with_role(ROLE)
-            if node.networks and node.name not in flannel.public_ip
+            if node.addresses and node.name not in flannel.public_ip
         }
         for name in tree.keys_at(self.root, ROLE, "public-ip"):
             path = (ROLE, "public-ip", name)

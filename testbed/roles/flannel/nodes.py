@@ -82,7 +82,11 @@ def _new_nodes(
     taken = {n.name for n in kept}
     numbers = (f"node{i}" for i in range(1, count + len(kept) + 1))
     free = [name for name in numbers if name not in taken][:count]
-    addresses = {net: _addresses(topology, net, first, kept, count) for net in first.networks}
+    addresses = {
+        net: _addresses(topology, net, first, kept, count)
+        for net in first.networks
+        if first.address_on(net)
+    }
     out: dict[str, Any] = {}
     for i, name in enumerate(free):
         pattern = other if i else first
@@ -109,6 +113,7 @@ def _addresses(
     subnet = topology.networks[network].subnet
     taken = {address for n in kept for port in n.on(network) for address in port.addresses}
     given = first.address_on(network)
+    assert subnet is not None
     assert given is not None
     start = int(given)
     last = int(subnet.broadcast_address) - 1

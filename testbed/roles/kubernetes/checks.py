@@ -84,6 +84,7 @@ class KubernetesChecks(Look):
         others = [
             (network.subnet, network.name, self.value("networks", network.name, "subnet"))
             for network in self.t.networks.values()
+            if network.subnet
         ]
         # Networks without a path between them may have the same subnet.
         for other in others:

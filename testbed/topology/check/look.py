@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from testbed.roles.base import OwnLink
     from testbed.topology.declare import Underlay
     from testbed.topology.model import Topology
+    from testbed.topology.ports import Port
 
 __all__ = ["Look", "Subnet"]
 
@@ -89,6 +90,17 @@ class Look:
         for name in self.t.nodes[node].roles:
             if (role := role_of(name)) is not None:
                 yield from role.links(self.t, node)
+
+    def ports(self) -> abc.Iterator[Port]:
+        """Yield the ports of all nodes."""
+        for node in self.t.nodes.values():
+            yield from node.ports
+
+    @staticmethod
+    def port(port: Port) -> Path:
+        """Return the path of a port in the file."""
+        path: Path = ("nodes", port.node, "networks", port.network)
+        return path if port.item < 0 else (*path, port.item)
 
     def nearest_node(self, name: str, *roles: str) -> str:
         """Return a hint: the closest name, or some nodes, with one of the roles."""

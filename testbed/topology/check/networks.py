@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Interface
 from typing import TYPE_CHECKING
 
 from testbed import registry
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from collections import abc
     from ipaddress import IPv4Address
 
+    from testbed.topology.model import Network
+    from testbed.topology.ports import Given, Port
+    from testbed.topology.tree import Tree
+
 __all__ = ["Networks"]
 
 
@@ -26,7 +31,9 @@ class Networks(Look):
     def rules(self) -> tuple[abc.Callable[[], None], ...]:
         return (
             self.networks_are_apart,
+            self.networks_are_known,
             self.addresses_are_in_their_networks,
+            self.port_names_are_unique,
             self.one_gateway_per_network,
             self.roles_have_a_network,
             self.providers_share_a_fabric,
@@ -45,7 +52,7 @@ class Networks(Look):
             subnets = [
                 (n.subnet, n.name, self.value("networks", n.name, "subnet"))
                 for n in self.t.networks.values()
-                if n.name in names
+                if n.name in names and n.subnet
             ]
             self.apart(subnets, "networks", self._how_apart)
 
@@ -53,8 +60,8 @@ class Networks(Look):
         hint = "change one of them"
         if any({one, other} <= {*node.networks} for node in self.t.nodes.values()):
             hint += (
-                ": each network is a segment of its own. Two interfaces on one segment are two "
-                "veth pairs into one bridge (role namespaces)"
+                ": each network is a segment of its own. Several ports on one segment are a list: "
+                "NETWORK: [ADDRESS, ADDRESS]"
             )
         return hint
 
@@ -85,27 +92,75 @@ class Networks(Look):
         unused = self.t.networks.keys() - {name for mine in on.values() for name in mine}
         return [unused, *(set().union(*(joined[one] for one in group)) for group in groups)]
 
-    def addresses_are_in_their_networks(self) -> None:
+    def networks_are_known(self) -> None:
         declared = tree.keys_at(self.root, "networks")
-        holders: dict[tuple[str, IPv4Address], str] = {}
         for node in self.t.nodes.values():
             for name in tree.keys_at(self.root, "nodes", node.name, "networks"):
-                path = ("nodes", node.name, "networks", name)
                 if name not in declared:
-                    hint = nearest(name, declared)
-                    self.add(self.key(*path), "the name of a network", quote(name), hint)
+                    at = self.key("nodes", node.name, "networks", name)
+                    self.add(at, "the name of a network", quote(name), nearest(name, declared))
+
+    def addresses_are_in_their_networks(self) -> None:
+        holders: dict[tuple[str, IPv4Address], tuple[Port, int]] = {}
+        for port in self.ports():
+            network = self.t.networks.get(port.network)
+            if network is None:
+                continue
+            for number, given in enumerate(port.given):
+                at = self._address(port, number)
+                if not self._fits(at, given, network):
                     continue
-                network, address = self.t.networks.get(name), node.address_on(name)
-                if address is None or network is None:
-                    continue
-                label = f"{name} ({network.subnet})"
-                at = self.value(*path)
-                if not host_in(self.problems, at, address, network.subnet, label):
-                    continue
-                holder = holders.setdefault((name, address), node.name)
-                if holder != node.name:
-                    seen = f"{address} again, the address of {holder}"
-                    self.add(at, f"each address of {name} once", seen, "take another")
+                address = port.interfaces[number].ip
+                holder = holders.setdefault((port.network, address), (port, number))[0]
+                if holders[port.network, address] != (port, number):
+                    whose = holder.node if holder.node != port.node else holder.name
+                    seen = f"{address} again, the address of {whose}"
+                    self.add(at, f"each address of {port.network} once", seen, "take another")
+
+    def _fits(self, at: Tree, given: Given, network: Network) -> bool:
+        """Tell whether an address can be on a network; if not, add a problem."""
+        subnet = network.subnet
+        if isinstance(given, IPv4Interface):
+            if subnet and given.network.prefixlen == subnet.prefixlen and given.ip in subnet:
+                wanted, hint = (
+                    "an IPv4 address, like 10.168.0.2",
+                    "remove the prefix; the network has it",
+                )
+                self.add(at, wanted, quote(str(given)), hint)
+                return False
+            return True
+        if subnet is None:
+            if not self.bad("networks", network.name):
+                wanted = f"an address with its prefix, as {network.name} has no subnet"
+                hint = "add the prefix, like /24, or give the network a subnet"
+                self.add(at, wanted, quote(str(given)), hint)
+            return False
+        return host_in(self.problems, at, given, subnet, f"{network.name} ({subnet})")
+
+    def _address(self, port: Port, number: int) -> Tree:
+        """Return the position of an address of a port."""
+        path = self.port(port)
+        body = self.value(*path)
+        if not isinstance(body, tree.Mapping):
+            return body
+        if "addresses" in body.entries:
+            return self.value(*path, "addresses", number)
+        return self.value(*path, "address")
+
+    def port_names_are_unique(self) -> None:
+        """Require unique names of a node's ports, which are none of its roles' links."""
+        for node in self.t.nodes.values():
+            taken = {link.name: link.about for link in self.own_links(node.name)}
+            for port in node.ports:
+                if port.name in taken:
+                    path = self.port(port)
+                    at = self.value(*path, "name")
+                    at = at if "name" in tree.keys_at(self.root, *path) else self.value(*path)
+                    seen = f"{port.name!r}, {taken[port.name]}"
+                    hint = "rename it: {address: ADDRESS, name: NAME}"
+                    self.add(at, f"each interface name once on {node.name}", seen, hint)
+                else:
+                    taken[port.name] = "used before"
 
     def one_gateway_per_network(self) -> None:
         gateways: dict[str, str] = {}
@@ -113,10 +168,12 @@ class Networks(Look):
             if not node.gateway:
                 continue
             at = self.value("nodes", node.name, "gateway")
-            if not node.networks and not self.unsure(node.name, "networks"):
+            if not node.addresses and not self.unsure(node.name, "networks"):
                 hint = "add it to the network whose gateway it is"
-                self.add(at, "a gateway on a network", f"{node.name} on none", hint)
-            for network in node.networks:
+                self.add(
+                    at, "a gateway with an address on a network", f"{node.name} with none", hint
+                )
+            for network in filter(node.address_on, node.networks):
                 first = gateways.setdefault(network, node.name)
                 if first != node.name:
                     wanted = f"at most one gateway on {network}"
@@ -125,7 +182,7 @@ class Networks(Look):
     def roles_have_a_network(self) -> None:
         for node in self.t.nodes.values():
             roles = [r for r in node.roles if (role := role_of(r)) is None or role.networked]
-            if roles and not node.networks and not self.unsure(node.name, "networks"):
+            if roles and not node.addresses and not self.unsure(node.name, "networks"):
                 wanted = f"a network for a node with the role {roles[0]}"
                 hint = "add networks: {NAME: ADDRESS}"
                 self.add(self.key("nodes", node.name), wanted, "none", hint)
@@ -179,19 +236,17 @@ class Networks(Look):
                 self.add(at, wanted, str(count), "remove some, or choose another provider")
 
     def providers_have_the_mtu(self) -> None:
-        for node in self.t.nodes.values():
-            maker = self.t.provider_of(node.name)
-            for name in node.networks:
-                network = self.t.networks.get(name)
-                if network is None or network.mtu is None:
-                    continue
-                try:
-                    most = registry.PROVIDERS[maker].mtu_max
-                except MachineError:  # told when the lab is to be created
-                    continue
-                if most is not None and network.mtu > most:
-                    at = self.value("networks", name, "mtu")
-                    wanted = f"at most {most} bytes, as {node.name} is a node by {maker}"
-                    hint = "lower it, or choose another provider"
-                    self.add(at, wanted, str(network.mtu), hint)
-                    break
+        for port in self.ports():
+            try:
+                most = registry.PROVIDERS[self.t.provider_of(port.node)].mtu_max
+            except MachineError:  # told when the lab is to be created
+                continue
+            if most is None or port.mtu is None or port.mtu <= most:
+                continue
+            at = self.value("networks", port.network, "mtu")
+            if port.own_mtu is not None:
+                at = self.value(*self.port(port), "mtu")
+            maker = self.t.provider_of(port.node)
+            wanted = f"at most {most} bytes, as {port.node} is a node by {maker}"
+            hint = "lower it, or choose another provider"
+            self.add(at, wanted, str(port.mtu), hint)
