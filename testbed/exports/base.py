@@ -136,11 +136,15 @@ def unsaid(
     """Return the settings of networks and ports that a format cannot express, for ``why``.
 
     It expresses the subnet of a network, the address of a port, and the keys that are given.
-    ``several`` ports of a node can be on one network.
+    The ends of links name ports. ``several`` ports of a node can be on one network.
     """
     plain, keys = topology.to_dict(), []
     for name, network in plain.get("networks", {}).items():
         keys += [f"networks.{name}.{key}" for key in network if key not in ("subnet", *networks)]
+    for number, link in enumerate(plain.get("links", ())):
+        settings = link if isinstance(link, Mapping) else {"ends": link}
+        known = ("subnet", "addresses", *networks, *(["ends"] if "name" in ports else []))
+        keys += [f"links.{number}.{key}" for key in settings if key not in known]
     for node, body in plain["nodes"].items():
         for name, port in body.get("networks", {}).items():
             known = ("address", *ports)

@@ -37,7 +37,7 @@ class Mermaid(Export):
     name = "mermaid"
     about = "a diagram for Markdown: a Mermaid flowchart"
     says: ClassVar[tuple[str, ...]] = (
-        "description", "networks", "nodes.*.networks", "nodes.*.roles", "nodes.*.gateway",
+        "description", "networks", "links", "nodes.*.networks", "nodes.*.roles", "nodes.*.gateway",
         "containers.*.node", "containers.*.image", "containers.*.network", "containers.*.networks",
         "containers.*.publish",
         "namespaces", "bridges", "veths", "foreign",
@@ -74,6 +74,8 @@ class _Drawing:
         topology = self._topology
         yield "flowchart TB"
         for network in topology.networks.values():
+            if network.link >= 0:
+                continue
             ident = self._id("network", network.name)
             yield f"  {ident}([{label(network.name, network.words)}])"
         for node in topology.nodes.values():
@@ -85,8 +87,13 @@ class _Drawing:
             yield from [f"  subgraph {head}", *inside, "  end"] if inside else [f"  {head}"]
         for node in topology.nodes.values():
             for port in node.ports:
+                if port.peer:
+                    continue
                 ident = self._id("link", node.name, port.name)
                 yield f"  {ident} --- {self._id('network', port.network)}"
+        for link in topology.links:
+            one, other = (self._id("link", *end) for end in link.ends)
+            yield f"  {one} --- {other}"
         yield from self._shared()
         yield from self._pairs()
         if topology.foreign:

@@ -29,7 +29,7 @@ class Netlab(Export):
     name = "netlab"
     about = f"netlab: {FILE}"
     says: ClassVar[tuple[str, ...]] = (
-        "description", "networks", "nodes.*.networks", "nodes.*.gateway",
+        "description", "networks", "links", "nodes.*.networks", "nodes.*.gateway",
     )  # fmt: skip
     reasons: ClassVar[Mapping[str, str]] = {
         "nodes.*.cpus": "netlab limits virtual machines only",
@@ -83,8 +83,8 @@ def _links(topology: Topology, names: Mapping[str, str]) -> list[dict[str, Any]]
             each = [{"node": node, **end} for node, end in ends]
             links.append(
                 {
-                    "name": network.name,
-                    "type": "lan",
+                    "name": _identifier(network.name) if network.link >= 0 else network.name,
+                    "type": "lan" if network.link < 0 else "p2p",
                     # No address of netlab's pool, which may be one of the lab's.
                     "prefix": {"ipv4": str(network.subnet)} if network.subnet else False,
                     **({"mtu": network.mtu} if network.mtu else {}),

@@ -151,6 +151,9 @@ class _Place:
         self._by_hand = frozenset(lab.record().stopped)
         self._fabric = context.provider.fabric(lab.name)
         self._ports = {n: context.provider.ports(self.topology, n) for n in self.topology.nodes}
+        direct = ((n, context.provider.direct(self.topology, n)) for n in self.topology.nodes)
+        #: Interfaces that lead directly to another node, each with that node's name, by node.
+        self._direct = {name: ends for name, ends in direct if ends}
 
     def apply(self, fault: Fault) -> bool:
         present = self._seen_of(fault)
@@ -245,12 +248,18 @@ class _Place:
             )
         return self._fabric
 
-    @staticmethod
-    def _links(fabric: Node) -> list[Seen]:
+    def _links(self, fabric: Node) -> list[Seen]:
         if which("nft") is None:  # without nft there are no rules of ours
             return []
-        listed = fabric.run(["nft", "-j", "list", "table", *means.TABLE], check=False)
-        return means.links_seen(listed.stdout) if listed.ok else []
+        places = [(fabric, means.TABLE), *((node, means.NODE_TABLE) for node in self._ends())]
+        listed = [
+            node.run(["nft", "-j", "list", "table", *table], check=False) for node, table in places
+        ]
+        return means.links_seen(*(one.stdout for one in listed if one.ok))
+
+    def _ends(self) -> list[Node]:
+        """Return the nodes with links that lead directly to another one."""
+        return [node for node in self._answering() if node.name in self._direct]
 
     def _set_links(self, faults: Sequence[Fault]) -> None:
         if which("nft") is None:
@@ -267,20 +276,35 @@ class _Place:
                 hint="use a kernel with it, or the fault `rate` (tbf)",
             )
         fabric.require(done)
+        for node in self._ends():
+            rules = means.end_rules(node.name, self._direct[node.name], faults)
+            node.run(["nft", "-f", "-"], input=rules.encode())
 
     # -- queues -----------------------------------------------------------
 
     def _queues(self, fabric: Node) -> list[Seen]:
-        listed = fabric.run(["tc", "-j", "qdisc", "show"])
-        return means.queues_seen(listed.stdout, self._ports)
+        show = ["tc", "-j", "qdisc", "show"]
+        found = means.queues_seen(fabric.run(show).stdout, self._ports)
+        for node in self._ends():
+            ends = self._direct[node.name]
+            # The far end of a link delays what goes to a node.
+            ports = {peer: [name] for name, peer in ends.items()}
+            found += means.queues_seen(node.run(show).stdout, ports)
+        return list({seen.fault: seen for seen in reversed(found)}.values())[::-1]
 
     def _set_queues(self, node: str, present: Iterable[Fault], wanted: Sequence[Fault]) -> None:
         fabric = self._need_fabric()
         if any(fault.kind == "delay" and fault.node == node for fault in wanted):
             self._need_netem(fabric)
         there = any(fault.kind in QUEUE_KINDS and fault.node == node for fault in present)
-        lines = means.queue_lines(self._ports[node], node, wanted, there=there)
-        fabric.run(["tc", "-batch", "-"], input=lines.encode())
+        places: list[tuple[Node, Sequence[str]]] = [(fabric, self._ports[node])]
+        for peer in self._ends():
+            ends = self._direct[peer.name]
+            places.append((peer, [name for name, far in ends.items() if far == node]))
+        for place, ports in places:
+            lines = means.queue_lines(ports, node, wanted, there=there)
+            if lines:
+                place.run(["tc", "-batch", "-"], input=lines.encode())
 
     @staticmethod
     def _need_netem(fabric: Node) -> None:

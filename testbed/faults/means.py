@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from testbed.nodes.base import Node
 
 TABLE = ("bridge", "testbed-faults")
+#: On a node, for its links that lead directly to another one.
+NODE_TABLE = ("netdev", "testbed-faults")
 #: The range of nft's random numbers: a hundred thousandth is the smallest loss.
 MODULUS = 100_000
 
@@ -57,16 +59,44 @@ def link_rules(ports: Ports, faults: Iterable[Fault]) -> str:
         hook = "type filter hook forward priority 0; policy accept;"
         lines += [f"add table {name}", f"add chain {name} links {{ {hook} }}"]
     for fault in wanted:
+        if not ports[fault.node] or (fault.peer and not ports[fault.peer]):
+            continue  # its links lead directly to other nodes
         mine = _set(ports[fault.node])
         theirs = _set(ports[fault.peer]) if fault.peer else ""
-        chance = ""
-        if fault.kind == "loss":
-            chance = f" numgen random mod {MODULUS} < {round(fault.percent / 100 * MODULUS)}"
+        chance = _chance(fault)
         for here, there in (("iifname", "oifname"), ("oifname", "iifname")):
             match = f"{here} {mine}" + (f" {there} {theirs}" if theirs else "")
             rule = f'{match}{chance} counter drop comment "{fault.words}"'
             lines.append(f"add rule {name} links {rule}")
     return "\n".join(lines) + "\n"
+
+
+def _chance(fault: Fault) -> str:
+    if fault.kind != "loss":
+        return ""
+    return f" numgen random mod {MODULUS} < {round(fault.percent / 100 * MODULUS)}"
+
+
+def end_rules(node: str, ends: Mapping[str, str], faults: Iterable[Fault]) -> str:
+    """Return the input of ``nft -f -`` on a node for exactly these faults of its direct links.
+
+    ``ends`` are its interfaces that lead to another node, each with that node's name. Frames are
+    dropped as they come in, at both ends of a link.
+    """
+    name = " ".join(NODE_TABLE)
+    lines = [f"add table {name}", f"delete table {name}"]
+    rules = [
+        f'add rule {name} end{number}{_chance(fault)} counter drop comment "{fault.words}"'
+        for fault in faults
+        for number, peer in enumerate(ends.values())
+        if fault.node in (node, peer) and fault.peer in ("", node, peer)
+    ]
+    if rules:
+        lines.append(f"add table {name}")
+        for number, interface in enumerate(ends):
+            hook = f'type filter hook ingress device "{interface}" priority 0; policy accept;'
+            lines.append(f"add chain {name} end{number} {{ {hook} }}")
+    return "\n".join([*lines, *rules]) + "\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +107,13 @@ class Seen:
     how: str
 
 
-def links_seen(listing: str) -> list[Seen]:
-    """Return the faults in the output of ``nft -j list table``.
+def links_seen(*listings: str) -> list[Seen]:
+    """Return the faults in outputs of ``nft -j list table``.
 
     Their evidence is the number of dropped frames.
     """
     dropped: dict[str, int] = {}
-    for entry in json.loads(listing)["nftables"]:
+    for entry in (one for text in listings for one in json.loads(text)["nftables"]):
         rule = entry.get("rule")
         if rule and "comment" in rule:
             counted = (part["counter"]["packets"] for part in rule["expr"] if "counter" in part)

@@ -35,8 +35,11 @@ def steps(topology: Topology) -> Iterator[Step]:
         yield Step(FABRIC, f"what {topology.foreign.format} runs in", (), act=_make_fabric)
         yield from (_deploy_node(topology, topology.foreign, name) for name in topology.nodes)
         return
-    networks = ", ".join(f"{n.name} {n.words}" for n in topology.networks.values())
-    yield Step(FABRIC, f"networks: {networks or 'none'}", (), act=_make_fabric)
+    given = topology.networks.values()
+    networks = ", ".join(f"{n.name} {n.words}" for n in given if n.link < 0)
+    links = ", ".join(f"{n.name} {n.subnet or ''}".rstrip() for n in given if n.link >= 0)
+    about = f"networks: {networks or 'none'}" + (f"; links: {links}" if links else "")
+    yield Step(FABRIC, about, (), act=_make_fabric)
     for node in topology.nodes.values():
         yield _make_node(topology, node)
         yield from packages.steps(node)
@@ -50,7 +53,9 @@ def _make_fabric(context: Context) -> tuple[str, bool]:
     context.provider.create_fabric(context.lab, context.topology)
     if context.provider.fabric(context.lab) is None:  # its nodes are connected by something else
         return f"networks of {context.topology.provider}", False
-    words = f"{len(context.topology.networks)} network(s), no uplink"
+    links = len(context.topology.links)
+    words = f"{len(context.topology.networks) - links} network(s), "
+    words += f"{links} link(s), no uplink" if links else "no uplink"
     if context.topology.foreign is not None:
         words = f"for {context.topology.foreign.format}, no uplink"
     gone = context.differences.get("", [])

@@ -132,6 +132,7 @@ def _networks(topology: Topology, differences: Sequence[Difference]) -> list[Par
     return [
         Part(name, seen.get(name, "up"), name not in seen, network.words)
         for name, network in topology.networks.items()
+        if network.link < 0 or name in seen
     ]
 
 
@@ -198,7 +199,8 @@ def _links(
         mine = [difference for difference in differences if difference.index == port.index]
         state = seen.links[name].state if name in seen.links else "missing"
         there = _addresses(seen, name)
-        words = [f"{', '.join(there) or 'no address'} on {port.network}"]
+        place = f"to {':'.join(port.peer)}" if port.peer else f"on {port.network}"
+        words = [f"{', '.join(there) or 'no address'} {place}"]
         words += [f"wanted {one}" for one in map(str, port.interfaces) if one not in there]
         words += [
             f"{difference.what} is {difference.seen}"

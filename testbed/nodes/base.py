@@ -750,6 +750,14 @@ class Provider(ABC):
         """Return the names of a node's ports on the fabric, in the order of its own."""
         return [port_name(node, index) for index, _ in enumerate(topology.nodes[node].ports)]
 
+    def direct(self, topology: Topology, node: str) -> dict[str, str]:
+        """Return the interfaces of a node that are joined to another node without the fabric.
+
+        Each has the name of that node. Faults of such links are caused in the nodes.
+        """
+        del topology, node
+        return {}
+
     def pause(self, lab: str, node: str) -> None:
         """Stop every process of a node until :meth:`resume`.
 

@@ -24,6 +24,6 @@ def link_name(wanted: str) -> str:
     >>> link_name("node1.1"), link_name("a-longer-name.100")
     ('node1.1', '_4ce34643c50330')
     """
-    if len(wanted) <= LONGEST:
+    if len(wanted) <= LONGEST and ":" not in wanted:  # refused by the kernel (dev_valid_name())
         return wanted
     return f"_{sha256(wanted.encode()).hexdigest()[: LONGEST - 1]}"

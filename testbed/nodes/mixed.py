@@ -98,6 +98,9 @@ class MixedProvider(Provider):
     def ports(self, topology: Topology, node: str) -> list[str]:
         return self._maker(node).ports(topology, node)
 
+    def direct(self, topology: Topology, node: str) -> dict[str, str]:
+        return self._maker(node).direct(topology, node)
+
     def pause(self, lab: str, node: str) -> None:
         self._maker(node).pause(lab, node)
 

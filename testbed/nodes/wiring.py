@@ -199,7 +199,7 @@ def set_up(topology: Topology, node: Node, first: Iterable[str] = ()) -> None:
     """
     lines = list(first)
     for port in topology.nodes[node.name].ports:
-        lines += [_up(port), *(_add(address, port.name) for address in _texts(port))]
+        lines += lines_of(port)
     gateway = topology.gateway_of(node.name)
     if gateway is not None:
         lines.append(f"route add default via {gateway}")
@@ -231,13 +231,21 @@ def restore(
                     f"address del {one} dev {name}" for one in there if one.partition("/")[0] == ip
                 ]
                 lines.append(_add(address, name))
-    gateway = topology.gateway_of(node.name)
-    if (
-        gateway is not None and differing
-    ):  # the route is lost with its link, even while restoring it
-        lines.append(f"route replace default via {gateway}")
+    if differing:  # the route is lost with its link, even while restoring it
+        lines += default_route(topology, node.name)
     _batch(node, lines)
     _set(node, settings(topology, node.name))
+
+
+def lines_of(port: Port) -> list[str]:
+    """Return the ``ip -batch`` lines that set up a new link."""
+    return [_up(port), *(_add(address, port.name) for address in _texts(port))]
+
+
+def default_route(topology: Topology, node: str) -> list[str]:
+    """Return the ``ip -batch`` line that restores the default route of a node, if it has one."""
+    gateway = topology.gateway_of(node)
+    return [f"route replace default via {gateway}"] if gateway is not None else []
 
 
 def _up(port: Port) -> str:

@@ -82,16 +82,22 @@ def _networks(lab: LiveLab) -> list[dict[str, Any]]:
             ],
         }
         for network in topology.networks.values()
+        if network.link < 0
     ]
 
 
 def wires(topology: Topology, nodes: Iterable[Mapping[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    """Yield both ends of each link of another tool's file.
+    """Yield both ends of each link between two nodes, in our file or another tool's.
 
     ``at`` is a node, or a bridge or another place outside of the nodes.  An end is not ``up`` if
     its node has no such interface, or one that is down.
     """
     seen = {node["name"]: {link["name"] for link in node["links"] if link["up"]} for node in nodes}
+    for pair in topology.links:
+        yield [
+            {"at": node, "interface": name, "up": node not in seen or name in seen[node]}
+            for node, name in pair.ends
+        ]
     for link in topology.foreign.links if topology.foreign else ():
         yield [
             {

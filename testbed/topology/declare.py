@@ -118,7 +118,10 @@ class Block:
             elif found := field.metadata.get(_KEY):
                 name, key = found
                 if key.always or not _is_empty(value):
-                    out[name or field.name] = key.shape.plain(value)
+                    plain = key.shape.plain(value)
+                    # Parts that another key has given are in none.
+                    if key.always or plain or not isinstance(value, (tuple, Mapping)):
+                        out[name or field.name] = plain
         return out
 
     def fixed(self) -> dict[str, Any]:

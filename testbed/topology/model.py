@@ -37,7 +37,7 @@ from testbed.topology.declare import (
 from testbed.topology.foreign import NODE_NAME as FOREIGN_NAME
 from testbed.topology.foreign import Foreign
 from testbed.topology.iproute import MAIN, Net, Route, RouteText, Rule, RuleText
-from testbed.topology.ports import Port, Ports
+from testbed.topology.ports import Link, Links, Port, Ports
 from testbed.topology.programs import SERVICE_NAME, Command, Commands, OwnService
 from testbed.topology.settings import Bind, Binding, File, Files, Sysctls
 from testbed.topology.shapes import (
@@ -100,8 +100,8 @@ class Network(Block):
 
     name: str
     subnet: IPv4Network | None = key(
-        # At least two host addresses, plus the network's and the broadcast address.
-        Subnet(8, 30),
+        # At least two addresses of hosts; both of a /31 are (RFC 3021).
+        Subnet(8, 31),
         "The IPv4 subnet used on the segment: 10.168.0.0/24. Without one its ports need no "
         "address.",
         default=None,
@@ -111,6 +111,9 @@ class Network(Block):
         f"The largest packet on the segment, in bytes. Default: {MTU}.",
         default=None,
     )
+
+    #: Position in ``links`` of a link between two nodes, which is a network of two ports; else -1.
+    link: int = -1
 
     @property
     def words(self) -> str:
@@ -321,6 +324,13 @@ class Veth(Block):
     )
 
 
+class _Networks(Named[Network]):
+    """Networks by name, without links."""
+
+    def plain(self, value: Mapping[str, Network]) -> dict[str, Any]:
+        return Named.plain(self, {name: one for name, one in value.items() if one.link < 0})
+
+
 class _Faults(Shape[Mapping[str, Fault]]):
     """Faults in words, by name."""
 
@@ -381,9 +391,12 @@ class Topology(Block):
         default=keys.DEFAULT_PROVIDER,
     )
     networks: Mapping[str, Network] = key(
-        Named(NETWORK_NAME, Network, hollow=True),
+        _Networks(NETWORK_NAME, Network, hollow=True),
         "Layer-2 segments that join nodes, by name.",
         default={},
+    )
+    links: tuple[Link, ...] = key(
+        Links(), "Links between two nodes, without a segment: [r1:eth1, r2:eth1].", default=()
     )
     nodes: Mapping[str, Node] = key(
         Named(
@@ -436,8 +449,11 @@ class Topology(Block):
 
     @classmethod
     def make(cls, given: dict[str, Any], draft: Draft) -> Self | None:
-        networks = given.get("networks", {})
-        nodes = {name: _completed(node, networks) for name, node in given.get("nodes", {}).items()}
+        networks, nodes = given.get("networks", {}), given.get("nodes", {})
+        if "links" in given:
+            networks, nodes = _linked(given["links"], networks, nodes)
+            given["networks"] = networks
+        nodes = {name: _completed(node, networks) for name, node in nodes.items()}
         draft.nodes = given["nodes"] = nodes
         return cls(**given, sections=draft.sections())
 
@@ -559,6 +575,13 @@ class Topology(Block):
         found = self.gateway_node(node)
         return found and self.nodes[found[0]].address_on(found[1])
 
+    def far(self, port: Port) -> Port | None:
+        """Return the other end of a link; None for a port on a network."""
+        if port.peer is None:
+            return None
+        node, name = port.peer
+        return next((one for one in self.nodes[node].ports if one.name == name), None)
+
     def connected(self, node: str) -> tuple[Net, ...]:
         """Return the subnets of a node's networks."""
         ports = self.nodes[node].ports
@@ -661,6 +684,8 @@ class Topology(Block):
         parts["node"] |= {
             name: fixed for name, part in me.sections.items() if (fixed := part.fixed())
         }
+        if ends := [port for port in me.ports if port.peer]:
+            parts["links"] = [[port.name, *map(str, port.interfaces)] for port in ends]
         if self.foreign:
             parts["foreign"] = self.foreign.nodes[node].digest
         for role, section in self.sections.items():
@@ -673,6 +698,20 @@ class Topology(Block):
     def container_digest(self, container: str) -> str:
         """Return a digest of a container's settings."""
         return _digest(self.containers[container].to_dict())
+
+
+def _linked(
+    links: Iterable[Link], networks: Mapping[str, Network], nodes: Mapping[str, Node]
+) -> tuple[dict[str, Network], dict[str, Node]]:
+    """Return networks and nodes with the links: each is a network of two ports."""
+    networks, ports = dict(networks), {name: [*node.ports] for name, node in nodes.items()}
+    for index, link in enumerate(links):
+        if link.ends:
+            networks[link.name] = Network(link.name, link.subnet, link.mtu, link=index)
+        for node, port in link.ports():
+            if node in ports:
+                ports[node].append(port)
+    return networks, {name: replace(node, ports=tuple(ports[name])) for name, node in nodes.items()}
 
 
 def _completed(node: Node, networks: Mapping[str, Network]) -> Node:

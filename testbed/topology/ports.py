@@ -8,20 +8,21 @@ of the file. A whole topology completes them with what their networks say.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
-from testbed.topology import keys, tree
-from testbed.topology.declare import Block, Composed, key, read_block, schema_of
+from testbed.topology import keys, reserved, tree
+from testbed.topology.declare import Block, Composed, Nested, key, read_block, schema_of
 from testbed.topology.shapes import (
     INTERFACE_NAME,
     MTU_BYTES,
     NETWORK_NAME,
     Items,
     Shape,
+    Subnet,
     table,
     whole,
 )
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from testbed.topology.read import Reader
     from testbed.topology.tree import Tree
 
+PAIR = range(2)  # the numbers of both ends of a link
 #: An address in a file: with a prefix length of its own, or with that of its network.
 Given: TypeAlias = "IPv4Address | IPv4Interface"
 
@@ -98,7 +100,7 @@ class Port:
     ``name`` is that of the interface on the node. ``given`` are the addresses of the file,
     ``interfaces`` those of the port, with their prefix lengths. ``mac`` is empty and ``mtu``, in
     bytes, is None where neither the port nor its network says one. ``item`` is the position in the
-    file's list of ports on this network, -1 without a list.
+    file's list of ports on this network, -1 without a list; of an end of a link that of the end.
     """
 
     network: str
@@ -111,6 +113,7 @@ class Port:
     node: str = ""
     index: int = 0  #: among all ports of the node
     item: int = field(default=-1, compare=False)
+    peer: tuple[str, str] | None = None  #: node and name of the other end of a link
 
     @property
     def addresses(self) -> tuple[IPv4Address, ...]:
@@ -145,6 +148,107 @@ class Port:
         )
         mtu = self.own_mtu if self.own_mtu is not None else mtu
         return replace(self, node=node, index=index, interfaces=found, mtu=mtu)
+
+
+class EndText(Shape[tuple[str, str]]):
+    """An end of a link: a node and an interface."""
+
+    def schema(self) -> dict[str, Any]:
+        return whole(keys.END)
+
+    def read(self, read: Reader, at: Tree | None) -> tuple[str, str] | None:
+        wanted = "an end of a link: NODE:INTERFACE"
+        found = read.matching(at, keys.END, wanted, "write the node and its interface: r1:eth1")
+        if at is None or found is None:
+            return None
+        node, _, name = found.partition(":")
+        if len(name) > keys.INTERFACE_MAX:
+            wanted = f"an interface's name of at most {keys.INTERFACE_MAX} characters"
+            read.problems.add(at, wanted, f"{name!r} with {len(name)}", "shorten it")
+        elif why := reserved.why(name, reserved.LINKS):
+            wanted = "a name for an interface that has no other meaning"
+            read.problems.add(at, wanted, f"{name!r}, {why}", "choose another")
+        else:
+            return node, name
+        return None
+
+    def plain(self, value: tuple[str, str]) -> str:
+        return ":".join(value)
+
+
+#: The shape of both ends.
+ENDS = Items(EndText(), "a list of two ends: [r1:eth1, r2:eth1]")
+
+
+@dataclass(frozen=True, slots=True)
+class Link(Block):
+    """A link between two nodes, as if a cable joined two of their ports."""
+
+    rules: ClassVar[Mapping[str, Any]] = {
+        "not": {"required": ["subnet", "addresses"]},
+    }
+
+    ends: tuple[tuple[str, str], ...] = key(
+        ENDS, "Both ends: [r1:eth1, r2:eth1].", required=True, default=()
+    )
+    subnet: IPv4Network | None = key(
+        # Both addresses of a /31 are of hosts (RFC 3021).
+        Subnet(8, 31),
+        "The subnet: its first two addresses are those of the ends, in order.",
+        default=None,
+    )
+    addresses: tuple[Given, ...] = key(
+        Items(PortAddress(), "a list of two addresses"),
+        "The addresses of both ends, each with its prefix, instead of a subnet.",
+        default=(),
+    )
+    mtu: int | None = key(
+        MTU_BYTES, "The largest packet on the link, in bytes. Default: 1500.", default=None
+    )
+
+    @property
+    def name(self) -> str:
+        """Its name, as that of a network with two ports."""
+        return "--".join(":".join(end) for end in self.ends)
+
+    def ports(self) -> Iterator[tuple[str, Port]]:
+        """Yield both ends: the name of a node, and its port."""
+        for number, (node, name) in enumerate(self.ends):
+            given: tuple[Given, ...] = self.addresses[number : number + 1]
+            if self.subnet is not None:
+                first = 0 if self.subnet.prefixlen == self.subnet.max_prefixlen - 1 else 1
+                given = (self.subnet[first + number],)
+            yield node, Port(self.name, name, given, item=number, peer=self.ends[1 - number])
+
+
+class Links(Composed):
+    """Links between two nodes."""
+
+    def schema(self) -> dict[str, Any]:
+        pair = {**ENDS.schema(), "minItems": 2, "maxItems": 2}
+        return {"type": "array", "items": {"anyOf": [pair, schema_of(Link)]}}
+
+    def read_in(self, draft: Draft, at: Tree) -> tuple[Link, ...]:
+        found = []
+        for item in draft.read.items(at, "a list of links"):
+            if isinstance(item, tree.Sequence):
+                link: Link | None = Link(ENDS.read(draft.read, item) or ())
+                ends: Tree = item
+            else:
+                link = Nested(Link).read_in(draft, item)
+                ends = item.get("ends") or item if isinstance(item, tree.Mapping) else item
+            link = link or Link()
+            problems = draft.read.problems
+            if len(link.ends) != len(PAIR) and not problems.touched(*item.path):
+                hint = "a link has two ends: [r1:eth1, r2:eth1]"
+                problems.add(ends, "two ends", str(len(link.ends)), hint)
+            # Positions stay, for the places of problems.
+            found.append(link if len(link.ends) == len(PAIR) else Link())
+        return tuple(found)
+
+    def plain(self, value: tuple[Link, ...]) -> list[Any]:
+        bodies = [link.to_dict() for link in value]
+        return [body["ends"] if body.keys() == {"ends"} else body for body in bodies]
 
 
 def numbered(names: Iterable[str]) -> str:
@@ -205,6 +309,8 @@ class Ports(Composed):
         found: dict[str, list[Any]] = {}
         names: list[str] = []
         for port in value:
+            if port.peer is not None:  # in ``links``
+                continue
             one = len(port.given) == 1
             form = Form(
                 port.given[0] if one else None,

@@ -149,7 +149,7 @@ def test_data_of_up_has_the_differences(hands: Hands) -> None:
 
 
 def test_what_has_gone_is_restored(hands: Hands) -> None:
-    hands.node("b").wiring.addresses["eth0"] = ""
+    hands.node("b").wiring.addresses["eth0"] = ()
     hands.node("a").end("containerd", -9)
     assert seen(hands) == [
         ("service", "a/containerd", "restored"),

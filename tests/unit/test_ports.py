@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Interface
+from typing import TYPE_CHECKING
+
+import pytest
 
 from testbed.errors import Problem, TopologyError
+from testbed.faults import means
+from testbed.faults.model import parse
 from testbed.labs.base_steps import hosts
-from testbed.nodes.netns.provider import identities
+from testbed.nodes.netns.provider import NetnsProvider, bridge_of, identities
 from testbed.topology import load_data, load_text
 from testbed.topology.ports import Port
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 PLAIN = """
 name: t
@@ -138,3 +146,120 @@ def test_virtual_machines_name_their_links_in_any_order() -> None:
             assert words[5] not in links
             links[links.index(words[3])] = words[5]
     assert links == list(names.values())
+
+
+# -- links ----------------------------------------------------------------------------------------
+
+LINKED = """
+name: t
+networks: {lan: {subnet: 10.1.0.0/24}}
+links:
+  - [a:eth1, b:eth1]
+  - {ends: [b:eth2, c:up], subnet: 10.0.0.0/31, mtu: 9000}
+  - {ends: [c:eth2, d:eth1], subnet: 10.0.1.0/30}
+  - {ends: [d:eth2, a:eth2], addresses: [10.0.2.1/29, 10.0.2.6/29]}
+nodes: {a: {networks: {lan: 10.1.0.2}}, b: {}, c: {}, d: {provider: qemu}}
+"""
+
+
+def test_the_ends_of_a_link_are_ports() -> None:
+    topology = load_text(LINKED, "t.yaml")
+    assert {
+        node.name: {port.name: [*map(str, port.interfaces)] for port in node.ports}
+        for node in topology.nodes.values()
+    } == {
+        "a": {"eth0": ["10.1.0.2/24"], "eth1": [], "eth2": ["10.0.2.6/29"]},
+        "b": {"eth1": [], "eth2": ["10.0.0.0/31"]},  # RFC 3021: both are of hosts
+        "c": {"up": ["10.0.0.1/31"], "eth2": ["10.0.1.1/30"]},
+        "d": {"eth1": ["10.0.1.2/30"], "eth2": ["10.0.2.1/29"]},
+    }
+    up = topology.nodes["c"].ports[0]
+    far = topology.far(up)
+    assert far is not None
+    assert (far.node, far.name, up.mtu, far.mtu) == ("b", "eth2", 9000, 9000)
+    assert topology.far(topology.nodes["a"].ports[0]) is None
+    assert "10.0.0.0 b\n" in hosts(topology, "c")
+
+
+def test_links_are_written_as_they_were_read() -> None:
+    topology = load_text(LINKED, "t.yaml")
+    plain = topology.to_dict()
+    assert plain["links"] == [
+        ["a:eth1", "b:eth1"],
+        {"ends": ["b:eth2", "c:up"], "subnet": "10.0.0.0/31", "mtu": 9000},
+        {"ends": ["c:eth2", "d:eth1"], "subnet": "10.0.1.0/30"},
+        {"ends": ["d:eth2", "a:eth2"], "addresses": ["10.0.2.1/29", "10.0.2.6/29"]},
+    ]
+    assert (plain["networks"].keys(), plain["nodes"]["b"]) == ({"lan"}, {})
+    assert load_data(plain, "t.yaml") == topology
+
+
+def test_a_node_with_another_link_is_another_node() -> None:
+    before = load_text(LINKED, "t.yaml")
+    for old, new, changed in (
+        ("/31", "/30", {"b", "c"}), ("c:up", "c:down", {"b", "c"}), (".6/29", ".5/29", {"a"}),
+        ("  - [a:eth1, b:eth1]\n", "", {"a", "b"}),
+    ):  # fmt: skip
+        after = load_text(LINKED.replace(old, new), "t.yaml")
+        assert {n for n in after.nodes if after.node_digest(n) != before.node_digest(n)} == changed
+
+
+def test_only_namespace_nodes_are_joined_directly(tmp_path: Path) -> None:
+    topology = load_text(LINKED, "t.yaml")
+    provider = NetnsProvider(tmp_path, lambda: tmp_path)
+    assert {name: provider.direct(topology, name) for name in topology.nodes} == {
+        "a": {"eth1": "b"}, "b": {"eth1": "a", "eth2": "c"}, "c": {"up": "b"}, "d": {},
+    }  # fmt: skip
+    # The others are on bridges of the fabric, with names that the kernel accepts.
+    assert provider.ports(topology, "a") == ["a", "a.2"]
+    assert provider.ports(topology, "d") == ["d", "d.1"]
+    bridges = [bridge_of(name) for name in provider._bridged(topology)]
+    assert bridges[0] == "br-lan"
+    assert len(bridges) == len(set(bridges)) == 3
+    assert not any(set(name) & set(":/ ") or len(name) > 15 for name in bridges)
+    cells = NetnsProvider(tmp_path, lambda: tmp_path, kind="cell")
+    assert cells.direct(topology, "d") == {}
+
+
+def test_faults_of_direct_links_are_at_their_ends() -> None:
+    faults = [parse(words.split()) for words in ("partition b:c", "loss a 20%")]
+    rules = means.end_rules("b", {"eth1": "a", "eth2": "c"}, faults)
+    assert [line for line in rules.splitlines() if line.startswith("add rule")] == [
+        'add rule netdev testbed-faults end1 counter drop comment "partition b:c"',
+        "add rule netdev testbed-faults end0 numgen random mod 100000 < 20000 counter drop "
+        'comment "loss a 20%"',
+    ]
+    healed = means.end_rules("b", {"eth1": "a"}, [])
+    assert healed.splitlines() == [
+        "add table netdev testbed-faults", "delete table netdev testbed-faults",
+    ]  # fmt: skip
+    assert "add rule" not in means.link_rules({"b": [], "c": ["c"]}, faults[:1])
+
+
+@pytest.mark.parametrize(
+    ("links", "seen"),
+    [
+        ("[[a:eth1]]", "1"),
+        ("[[a:eth1, b]]", "'b'"),
+        ("[[a:eth1, x:eth1]]", "'x'"),
+        ("[[a:eth1, a:eth2]]", "a twice"),
+        ("[[a:eth0, b:eth1]]", "'eth0', used before"),
+        ("[[a:eth1, b:eth1], [a:eth1, b:eth2]]", "'eth1', used before"),
+        ("[[a:all, b:eth1]]", "'all', a folder of the kernel's settings (net.ipv4.conf.*)"),
+        ("[{ends: [a:eth1, b:a-name-of-many-letters]}]", "'a-name-of-many-letters' with 22"),
+        ("[{ends: [a:eth1, b:eth1], addresses: [10.0.0.1/30]}]", "1"),
+        ("[{ends: [a:eth1, b:eth1], addresses: [10.0.0.1, 10.0.0.2/30]}]", "'10.0.0.1'"),
+        ("[{ends: [a:eth1, b:eth1], subnet: 10.0.0.0/32}]", "'10.0.0.0/32'"),
+        ("[{ends: [a:eth1, b:eth1], subnet: 10.1.0.0/30}]", "10.1.0.0/30, which overlaps with "
+         "10.1.0.0/24 of lan"),
+        ("[{ends: [a:eth1, b:eth1], subnet: 10.0.0.0/30, addresses: [10.0.0.1/30, 10.0.0.2/30]}]",
+         "both"),
+    ],
+)  # fmt: skip
+def test_links_that_cannot_be(links: str, seen: str) -> None:
+    text = "name: t\nnetworks: {lan: {subnet: 10.1.0.0/24}}\n"
+    text += "nodes: {a: {networks: {lan: 10.1.0.2}}, b: {}}\n"
+    (problem,) = problems(f"{text}links: {links}\n")
+    assert (problem.line, problem.seen) == (4, seen)
+    assert problem.column > len("links: ")
+    assert problem.hint

@@ -230,7 +230,7 @@ NETWORKS = {
         f"name: t\nnetworks: {{lan: {{subnet: §10.168.0.0/255.255.255.0}}}}\n{OK}", "prefix from 0"
     ),
     "prefix 33": bad(f"name: t\nnetworks: {{lan: {{subnet: §10.0.0.0/33}}}}\n{OK}", "0 to 32"),
-    "prefix 31": bad(f"name: t\nnetworks: {{lan: {{subnet: §10.0.0.0/31}}}}\n{OK}", "8 to 30"),
+    "prefix 32": bad(f"name: t\nnetworks: {{lan: {{subnet: §10.0.0.0/32}}}}\n{OK}", "8 to 31"),
     "multicast": bad(f"name: t\nnetworks: {{lan: {{subnet: §224.1.0.0/24}}}}\n{OK}", "RFC 1918"),
     "loopback": bad(f"name: t\nnetworks: {{lan: {{subnet: §127.0.0.0/8}}}}\n{OK}", "127.0.0.0/8"),
     "same subnet": bad(

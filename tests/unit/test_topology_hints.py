@@ -175,7 +175,7 @@ OFFERED: dict[str, list[list[Change]]] = {
     "networks: a provider that is not the lab's": [[("  b: {provider: netns}\n", "")]],
     "networks: no prefix": [[("10.168.0.0", "10.168.0.0/24")]],
     "networks: netmask": [[("/255.255.255.0", "/24")]],
-    "networks: prefix 31": [[("/31", "/30")], [("10.0.0.0/31", "10.0.0.0/8")]],
+    "networks: prefix 32": [[("/32", "/31")], [("10.0.0.0/32", "10.0.0.0/8")]],
     "networks: multicast": [
         [("224.1.0.0/24", "10.0.0.0/8")],
         [("224.1.0.0/24", "172.16.0.0/12")],

@@ -339,6 +339,11 @@ def test_every_key_reaches_the_model_and_comes_back() -> None:
         "namespaces": {"ns1": {"node": "n1"}},
         "bridges": {"br0": {"node": "n1"}},
         "faults": {"off": "partition n1", "down": "kill n1/etcd", "lost": "loss n1 0.5%"},
+        "links": [
+            ["n1:p1", "n2:p1"],
+            {"ends": ["n1:p2", "n2:p2"], "subnet": "10.7.0.0/31", "mtu": 1400},
+            {"ends": ["n1:p3", "n2:p3"], "addresses": ["10.8.0.1/30", "10.8.0.2/30"]},
+        ],
         "veths": [
             {
                 "node": "n1",

@@ -39,7 +39,7 @@ class Ansible(Export):
     name = "ansible"
     about = "Ansible: a folder with the inventory of a running lab"
     says: ClassVar[tuple[str, ...]] = (
-        "description", "networks", "nodes.*.networks", "nodes.*.roles", "foreign.nodes",
+        "description", "networks", "links", "nodes.*.networks", "nodes.*.roles", "foreign.nodes",
     )  # fmt: skip
     reasons: ClassVar[Mapping[str, str]] = {"*": "an inventory has only hosts and groups"}
 
@@ -75,7 +75,7 @@ def _inventory(subject: Subject, by_ssh: list[str]) -> dict[str, Any]:
     common = {
         "testbed_lab": topology.name,
         "testbed_command": list(subject.testbed),
-        "testbed_networks": {n.name: n.words for n in topology.networks.values()},
+        "testbed_networks": {n.name: n.words for n in topology.networks.values() if n.link < 0},
     }
     return {"all": {"vars": common, "hosts": hosts, **({"children": groups} if groups else {})}}
 

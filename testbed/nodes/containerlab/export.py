@@ -45,7 +45,7 @@ class Containerlab(Export):
     name = "containerlab"
     about = "containerlab: a topology file for `containerlab deploy`"
     says: ClassVar[tuple[str, ...]] = (
-        "description", "networks", "nodes.*.networks", "nodes.*.gateway", "nodes.*.cpus",
+        "description", "networks", "links", "nodes.*.networks", "nodes.*.gateway", "nodes.*.cpus",
         "nodes.*.memory", "nodes.*.forward", "nodes.*.sysctls", "nodes.*.routes", "nodes.*.rules",
         "nodes.*.env", "nodes.*.run", "nodes.*.binds", "foreign",
     )  # fmt: skip

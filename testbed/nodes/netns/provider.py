@@ -13,6 +13,7 @@ import contextlib
 import functools
 import hashlib
 import os
+import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ from testbed.limits import Takes
 from testbed.nodes import wiring
 from testbed.nodes.base import Node, NodeSpec, OneByOne, Setup
 from testbed.nodes.keeper import COMMANDS
-from testbed.nodes.links import port_name
+from testbed.nodes.links import link_name, port_name
 from testbed.nodes.netns import cgroups, find
 from testbed.nodes.netns.node import (
     HELPERS,
@@ -41,6 +42,7 @@ from testbed.requirement import Requirement
 if TYPE_CHECKING:
     from testbed.leftover import Judge, LabPart, Leftover
     from testbed.topology.model import Topology
+    from testbed.topology.ports import Port
 
 FABRIC = "fabric"
 MACHINE_ID = Path("/etc/machine-id")
@@ -122,6 +124,7 @@ class NetnsProvider(OneByOne):
         self._init = init
         self._exposed = exposed
         self._fabrics: dict[str, NetnsNode] = {}  # those found, by lab
+        self._linking = threading.Lock()
 
     def probe(self) -> list[Requirement]:
         root = os.geteuid() == 0
@@ -167,6 +170,14 @@ class NetnsProvider(OneByOne):
 
     # -- making -----------------------------------------------------------
 
+    def ports(self, topology: Topology, node: str) -> list[str]:
+        ports = topology.nodes[node].ports
+        return [port_name(node, one.index) for one in ports if not self._far(topology, one)]
+
+    def direct(self, topology: Topology, node: str) -> dict[str, str]:
+        ports = topology.nodes[node].ports
+        return {one.name: far.node for one in ports if (far := self._far(topology, one))}
+
     def _launch(self, kind: str, lab: str, spec: NodeSpec, *more: str) -> NetnsNode:
         folder = cgroups.folder_name(lab, self._state)
         exposed = [path for path in self._folders() if is_hidden(path)]
@@ -209,7 +220,7 @@ class NetnsProvider(OneByOne):
             fabric = self._launch("fabric", lab, NodeSpec(FABRIC, "-"))
         lines = []
         there = _links(fabric)
-        for network in topology.networks:
+        for network in self._bridged(topology):
             bridge = bridge_of(network)
             if bridge not in there:
                 lines.append(f"link add name {bridge} type bridge mcast_snooping 0")
@@ -222,12 +233,14 @@ class NetnsProvider(OneByOne):
         fabric = self.fabric(lab)
         there = {} if fabric is None else _links(fabric)
         found: dict[str, list[Difference]] = {}
-        for network in topology.networks:
+        for network in self._bridged(topology):
             seen = there.get(bridge_of(network), {"state": "missing"})["state"]
             if seen in ("missing", "down"):
                 found.setdefault("", []).append(Difference("network", network, seen))
         for node in topology.nodes.values():
             for index, port in enumerate(node.ports):
+                if self._far(topology, port):  # it is on no bridge
+                    continue
                 outside = there.get(port_name(node.name, index))
                 if outside is None:
                     seen = "missing"
@@ -281,6 +294,9 @@ class NetnsProvider(OneByOne):
         for index, port in enumerate(topology.nodes[machine].ports):
             if only is not None and index not in only:
                 continue
+            if far := self._far(topology, port):
+                self._link(fabric, topology, node, port, far)
+                continue
             ports.append(port_name(machine, index))
             # The link between a virtual machine and the fabric needs no address.
             mac = f"address {port.hardware} " if self._kind == "node" else ""
@@ -316,6 +332,8 @@ class NetnsProvider(OneByOne):
                 one.index for one in differences if one.kind == "link" and one.seen == "missing"
             }
         for index in gone:
+            if self._far(topology, ports[index]):
+                continue
             # Only one end is in place: a user has moved or renamed the other.
             fabric.run(["ip", "link", "delete", "dev", port_name(machine, index)], check=False)
             name = inside(index) if inside else ports[index].name
@@ -331,6 +349,58 @@ class NetnsProvider(OneByOne):
         if gone:
             self.plug_in(lab, topology, node, machine=machine, inside=inside, only=gone)
         return gone
+
+    def _far(self, topology: Topology, port: Port) -> Port | None:
+        """Return the other end of a link between two nodes of ours, which is on no bridge."""
+        far = topology.far(port)
+        if far is None or self._kind != "node":
+            return None
+        makers = {topology.provider_of(one.node) for one in (port, far)}
+        return far if makers == {self.name} else None
+
+    def _bridged(self, topology: Topology) -> list[str]:
+        """Return the networks and links that have a bridge on the fabric."""
+        direct = {
+            port.network
+            for node in topology.nodes.values()
+            for port in node.ports
+            if port.peer and self._far(topology, port)
+        }
+        return [name for name in topology.networks if name not in direct]
+
+    def _link(
+        self, fabric: NetnsNode, topology: Topology, node: NetnsNode, port: Port, far: Port
+    ) -> None:
+        """Give a node its end of a link.
+
+        A pair is created on the fabric, where the other end waits for its node. Both ends of a pair
+        end with one of their nodes.
+        """
+        ends = {one: port_name(one.node, one.index) for one in (port, far)}
+        with self._linking:
+            lines = []
+            peer = None
+            if ends[port] not in _links(fabric):
+                peer = self._unlinked(far, fabric.init.lab)
+                lines.append(veth(ends[port], ends[far]))
+            lines.append(_moved(ends[port], node, port))
+            if peer:
+                lines.append(_moved(ends[far], peer, far))
+            self._batch(fabric.init.pid, FABRIC, lines)
+            if peer:
+                lines = [*wiring.lines_of(far), *wiring.default_route(topology, far.node)]
+                self._batch(peer.init.pid, far.node, lines)
+
+    def _unlinked(self, far: Port, lab: str) -> NetnsNode | None:
+        """Remove the end of a broken link from its node, and return the node if it had one."""
+        peer = self.found(lab).get(far.node)
+        if peer is None:
+            return None
+        try:
+            self._batch(peer.init.pid, far.node, [f"link delete dev {far.name}"])
+        except CommandError:
+            return None  # it waits for its end
+        return peer
 
     def _need_fabric(self, lab: str) -> NetnsNode:
         fabric = self.fabric(lab)
@@ -478,7 +548,14 @@ def _own_programs(
 
 def bridge_of(network: str) -> str:
     """Return the name of a network's bridge on the fabric."""
-    return f"br-{network}"
+    return link_name(f"br-{network}")
+
+
+def _moved(name: str, node: NetnsNode, port: Port) -> str:
+    """Return the ``ip -batch`` line that moves a link of the fabric to a node, as a port."""
+    size = f" mtu {port.mtu}" if port.mtu else ""
+    moved = f"netns {node.init.pid} name {port.name} address {port.hardware}{size}"
+    return f"link set dev {name} {moved}"
 
 
 def veth(name: str, peer: str, mtu: int | None = None) -> str:

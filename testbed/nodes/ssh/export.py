@@ -41,6 +41,7 @@ class SshConfig(Export):
     says: ClassVar[tuple[str, ...]] = (
         "description",
         "networks",
+        "links",
         "nodes.*.networks",
         "foreign.nodes",
     )

@@ -35,7 +35,7 @@ class Vagrantfile(Export):
     name = "vagrant"
     about = f"Vagrant: a {FILE} for libvirt and VirtualBox"
     says: ClassVar[tuple[str, ...]] = (
-        "description", "networks", "nodes.*.networks", "nodes.*.cpus", "nodes.*.memory",
+        "description", "networks", "links", "nodes.*.networks", "nodes.*.cpus", "nodes.*.memory",
         "containers.*.node", "containers.*.image", "containers.*.network", "containers.*.publish",
         "containers.*.command", "containers.*.env", "containers.*.healthcheck",
     )  # fmt: skip
@@ -98,7 +98,7 @@ def _machine(topology: Topology, name: str) -> Iterator[str]:
     for port in node.ports:
         if not port.interfaces:
             continue
-        segment = f"{topology.name}-{port.network}"
+        segment = f"{topology.name}-{port.network.replace(':', '-')}"
         yield (
             f"node.vm.network 'private_network', ip: {ruby(str(port.address))}, "
             f"netmask: {ruby(str(port.interfaces[0].netmask))},"

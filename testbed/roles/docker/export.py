@@ -21,7 +21,7 @@ from testbed.topology.settings import Sysctls
 
 if TYPE_CHECKING:
     from testbed.topology.containers import Container, Publish
-    from testbed.topology.model import Topology
+    from testbed.topology.model import Network, Topology
 
 FILE = "compose.yaml"
 #: Image of a node: it has sh, ip and sleep, and nothing else is run on a node.
@@ -52,7 +52,8 @@ class Compose(Export):
     name = "compose"
     about = f"Docker Compose: {FILE}"
     says: ClassVar[tuple[str, ...]] = (
-        "description", "networks", "nodes.*.networks", "nodes.*.gateway", "nodes.*.cpus",
+        "description", "networks", "links", "nodes.*.networks", "nodes.*.gateway",
+        "nodes.*.cpus",
         "nodes.*.memory", "nodes.*.forward", "nodes.*.sysctls", "nodes.*.env", "containers.*.node",
         "containers.*.image", "containers.*.network", "containers.*.publish",
         "containers.*.command", "containers.*.env",
@@ -137,11 +138,11 @@ class _Writer:
             used |= self._near(network.name)
             options = _pool(network.subnet, used) if network.subnet else {}
             if not network.subnet:
-                self.left_out.append(LeftOut((f"networks.{network.name}",), GIVEN))
+                self.left_out.append(LeftOut((_key(network),), GIVEN))
             if network.mtu:
                 size = {"com.docker.network.driver.mtu": str(network.mtu)}
                 options["driver_opts"] = {**options.get("driver_opts", {}), **size}
-            yield network.name, {"internal": True, **options}
+            yield _named(network.name), {"internal": True, **options}
         section = DockerSection.find(topology)
         for node in topology.nodes:
             if not self._has_bridge(node):
@@ -223,7 +224,7 @@ class _Writer:
     def _node(self, name: str) -> dict[str, Any]:
         node, gateway = self.topology.nodes[name], self.topology.gateway_of(name)
         networks: dict[str, Any] = {
-            port.network: {
+            _named(port.network): {
                 **({"ipv4_address": str(port.address)} if port.address else {}),
                 **({"mac_address": port.mac} if port.mac else {}),
             }
@@ -315,6 +316,15 @@ class _Writer:
             reason = f"{publish}: the port is published on all addresses of your machine"
             self.left_out.append(LeftOut((f"{key}.publish",), reason))
         return f"{outer}:{inner}"
+
+
+def _key(network: Network) -> str:
+    return f"networks.{network.name}" if network.link < 0 else f"links.{network.link}"
+
+
+def _named(network: str) -> str:
+    """Return Compose's name of a network; that of a link has colons."""
+    return network.replace(":", "-")
 
 
 def _pool(subnet: IPv4Network, used: set[IPv4Address]) -> dict[str, Any]:

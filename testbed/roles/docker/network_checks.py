@@ -140,7 +140,8 @@ class NetworkChecks(Look):
                 others = list(before)
                 if network.driver not in ON_LINKS:  # the node would lose its way to its peers
                     lans = self.t.networks
-                    others += [(n, lans[n].subnet) for n in node.networks if n in lans]
+                    given = ((n, lans[n].subnet) for n in node.networks if n in lans)
+                    others += [(name, subnet) for name, subnet in given if subnet]
                 for subnet in network.subnet:
                     for name, other in others:
                         if not _overlap(subnet, other) or (network.name, name) in told:

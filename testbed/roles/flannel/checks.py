@@ -76,7 +76,7 @@ class FlannelChecks(Look):
                 continue
             for network in self.t.networks.values():
                 if network.subnet and network.subnet.overlaps(flannel.network):
-                    at = self.value("networks", network.name, "subnet")
+                    at = self.subnet(network)
                     seen = f"{network.subnet}, which overlaps with {flannel.network}"
                     hint = "change it, or the network of flannel"
                     self.add(at, "a subnet apart from flannel's network", seen, hint)
@@ -110,7 +110,7 @@ class FlannelChecks(Look):
             if flannel.outer_mtu is None or self.problems.touched("networks"):
                 continue
             for node in self.t.with_role(ROLE):
-                if node.networks and flannel.outer_mtu > (mtu := self.t.link_mtu(node.name)):
+                if node.addresses and flannel.outer_mtu > (mtu := self.t.link_mtu(node.name)):
                     hint = "the kernel makes the device's MTU no larger than that of the link"
                     wanted = f"at most {mtu}, the MTU of {node.name} on {self.t.network(node.name)}"
                     self.add(self.value(*path, "mtu"), wanted, str(flannel.outer_mtu), hint)

@@ -82,7 +82,7 @@ class KubernetesChecks(Look):
             (cluster.services, "the Services", self._at("services")),
         ]
         others = [
-            (network.subnet, network.name, self.value("networks", network.name, "subnet"))
+            (network.subnet, network.name, self.subnet(network))
             for network in self.t.networks.values()
             if network.subnet
         ]

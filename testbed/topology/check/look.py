@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from testbed.roles.base import OwnLink
     from testbed.topology.declare import Underlay
-    from testbed.topology.model import Topology
+    from testbed.topology.model import Network, Topology
     from testbed.topology.ports import Port
 
 __all__ = ["Look", "Subnet"]
@@ -96,11 +96,21 @@ class Look:
         for node in self.t.nodes.values():
             yield from node.ports
 
-    @staticmethod
-    def port(port: Port) -> Path:
+    def port(self, port: Port) -> Path:
         """Return the path of a port in the file."""
+        if port.peer:
+            link = self.t.networks[port.network].link
+            if isinstance(self.value("links", link), tree.Sequence):
+                return ("links", link, port.item)
+            return ("links", link, "ends", port.item)
         path: Path = ("nodes", port.node, "networks", port.network)
         return path if port.item < 0 else (*path, port.item)
+
+    def subnet(self, network: Network) -> Tree:
+        """Return the position of a network's subnet, or of a link's."""
+        if network.link < 0:
+            return self.value("networks", network.name, "subnet")
+        return self.value("links", network.link, "subnet")
 
     def nearest_node(self, name: str, *roles: str) -> str:
         """Return a hint: the closest name, or some nodes, with one of the roles."""

@@ -12,7 +12,7 @@ from testbed.topology import keys, tree
 from testbed.topology.check.look import Look
 from testbed.topology.declare import role_of
 from testbed.topology.read import host_in
-from testbed.topology.tree import nearest, quote
+from testbed.topology.tree import Path, nearest, quote
 
 if TYPE_CHECKING:
     from collections import abc
@@ -32,6 +32,7 @@ class Networks(Look):
         return (
             self.networks_are_apart,
             self.networks_are_known,
+            self.links_have_two_nodes,
             self.addresses_are_in_their_networks,
             self.port_names_are_unique,
             self.one_gateway_per_network,
@@ -50,7 +51,7 @@ class Networks(Look):
         """
         for names in self._joined():
             subnets = [
-                (n.subnet, n.name, self.value("networks", n.name, "subnet"))
+                (n.subnet, n.name, self.subnet(n))
                 for n in self.t.networks.values()
                 if n.name in names and n.subnet
             ]
@@ -100,6 +101,26 @@ class Networks(Look):
                     at = self.key("nodes", node.name, "networks", name)
                     self.add(at, "the name of a network", quote(name), nearest(name, declared))
 
+    def links_have_two_nodes(self) -> None:
+        for index, link in enumerate(self.t.links):
+            nested = "ends" in tree.keys_at(self.root, "links", index)
+            path: Path = ("links", index, "ends") if nested else ("links", index)
+            for number, (node, _) in enumerate(link.ends):
+                if node not in self.nodes:
+                    at = self.value(*path, number)
+                    self.add(at, "the name of a node", quote(node), nearest(node, self.nodes))
+            if len({node for node, _ in link.ends}) == 1:
+                hint = "name two different nodes"
+                self.add(self.value(*path), "two nodes", f"{link.ends[0][0]} twice", hint)
+            if link.addresses and len(link.addresses) != len(link.ends):
+                at = self.value("links", index, "addresses")
+                seen = str(len(link.addresses))
+                self.add(at, "one address for each end", seen, "write two addresses")
+            if link.addresses and link.subnet:
+                at = self.key("links", index, "addresses")
+                hint = "remove one of them; a subnet gives the ends its first two addresses"
+                self.add(at, "either subnet or addresses", "both", hint)
+
     def addresses_are_in_their_networks(self) -> None:
         holders: dict[tuple[str, IPv4Address], tuple[Port, int]] = {}
         for port in self.ports():
@@ -139,6 +160,12 @@ class Networks(Look):
 
     def _address(self, port: Port, number: int) -> Tree:
         """Return the position of an address of a port."""
+        if port.peer:
+            link = self.t.networks[port.network].link
+            known = tree.keys_at(self.root, "links", link)
+            if "addresses" in known:
+                return self.value("links", link, "addresses", port.item)
+            return self.value("links", link, "subnet")
         path = self.port(port)
         body = self.value(*path)
         if not isinstance(body, tree.Mapping):
@@ -155,7 +182,8 @@ class Networks(Look):
                 if port.name in taken:
                     path = self.port(port)
                     at = self.value(*path, "name")
-                    at = at if "name" in tree.keys_at(self.root, *path) else self.value(*path)
+                    if port.peer or "name" not in tree.keys_at(self.root, *path):
+                        at = self.value(*path)
                     seen = f"{port.name!r}, {taken[port.name]}"
                     hint = "rename it: {address: ADDRESS, name: NAME}"
                     self.add(at, f"each interface name once on {node.name}", seen, hint)
@@ -243,7 +271,9 @@ class Networks(Look):
                 continue
             if most is None or port.mtu is None or port.mtu <= most:
                 continue
-            at = self.value("networks", port.network, "mtu")
+            network = self.t.networks[port.network]
+            path: Path = ("networks", port.network) if network.link < 0 else ("links", network.link)
+            at = self.value(*path, "mtu")
             if port.own_mtu is not None:
                 at = self.value(*self.port(port), "mtu")
             maker = self.t.provider_of(port.node)
