@@ -79,7 +79,7 @@ def test_a_path_of_a_container_does_not_hide_the_nodes_programs(
     hands: Hands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs(monkeypatch, "web")
-    find = ["sh", "-c", "command -v nsenter"]
+    find = ["sh", "-c", 'command -v "$1"', "sh", "nsenter"]
     hands.bench.provider.script(find, Answer(out=b"/usr/bin/nsenter\n"))
     assert hands("exec", "-e", "PATH=/opt", "a/web", "go").status == 0
     assert hands.ran("a")[-1][:3] == ("env", "PATH=/opt", "/usr/bin/nsenter")

@@ -119,9 +119,13 @@ def vxlan() -> Topology:
     return load("two-node")
 
 
+#: Shipped labs with the roles that two-node does not have.
+LABS = {"kubernetes": "k8s-two-node", "frr": "bgp-frr-bird", "bird": "bgp-frr-bird"}
+
+
 @pytest.mark.parametrize("name", list(ROLES))
 def test_the_services_of_a_role_can_be_killed(name: str) -> None:
-    topology = load("k8s-two-node" if name == "kubernetes" else "two-node")
+    topology = load(LABS.get(name, "two-node"))
     for service in ROLES[name].services:
         node = topology.with_role(name)[0].name
         assert fault_of(f"kill {node}/{service}", topology).service == service

@@ -26,12 +26,14 @@ CLUSTER = DOCKER - {"iptables addrtype", "iptables variant"}
 PATH = Path("/usr/bin")
 
 FEATURES = {
+    "bgp-frr-bird": EVERY,
     "docker-10-1-27": EVERY | DOCKER,
     "docker-single": EVERY | DOCKER,
     "k8s-ingress": EVERY | CLUSTER | {"nf_tables", "vxlan"},
     "k8s-three-node": EVERY | CLUSTER | {"nf_tables"},
     "k8s-two-node": EVERY | CLUSTER | {"nf_tables", "vxlan"},
     "netns-experiments": EVERY,
+    "ospf-triangle": EVERY,
     "three-node-udp": EVERY | DOCKER | {"tun"},
     "two-node": EVERY | DOCKER | {"vxlan"},
     "two-node-udp": EVERY | DOCKER | {"tun"},
@@ -128,7 +130,7 @@ def test_the_doctor_knows_each_feature(name: str) -> None:
 @pytest.mark.parametrize("name", FEATURES)
 def test_programs(name: str) -> None:
     wanted = preflight.programs(load(name))
-    assert wanted.items() >= (BASE if name == "netns-experiments" else WITH_DOCKER).items()
+    assert wanted.items() >= (BASE if FEATURES[name] == EVERY else WITH_DOCKER).items()
     # ... and the doctor, who is to mend it, knows each by the same package.
     packages = {tool.name: tool.package for tool in doctor.tools()}
     packages |= {**box.PROGRAMS, accel.QEMU: accel.PACKAGE}  # box.summary
