@@ -25,9 +25,9 @@ def command(kind: str, markdown: bool) -> None:
 
         click.echo(reference())
     elif kind == TOPOLOGY:
-        from testbed.topology.schema import schema
+        from testbed.topology.schema import as_written
 
-        common.print_json(schema())
+        common.print_json(as_written())
     else:
         from testbed.claims.schema import schemas
 

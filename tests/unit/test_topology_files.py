@@ -14,7 +14,10 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
+from test_topology_bad import TABLE
 from test_topology_properties import QUICK, loaded, topologies
+from test_topology_schema import SEEN
 
 import testbed
 from testbed import cli
@@ -24,11 +27,11 @@ from testbed.labs import origin
 from testbed.labs.lab import Lab
 from testbed.labs.run import Watch
 from testbed.testing.fakes import Bench
-from testbed.topology import load, load_data, load_text, source
+from testbed.topology import load, load_data, load_text, names, source
 from testbed.topology.build import build
 from testbed.topology.include import whole
 from testbed.topology.load import places
-from testbed.topology.schema import schema
+from testbed.topology.schema import as_written, schema
 from testbed.topology.tree import Mapping, Problems, Tree, value_at
 from testbed.topology.variables import Unfilled, Variables, escaped
 
@@ -293,6 +296,35 @@ def test_a_topology_with_aliases_is_the_same(data: dict[str, Any], draw: st.Data
     shared = {**data, "x-parts": [data["nodes"][node], data.get("networks")]}
     text = yaml.safe_dump(shared, sort_keys=False)
     assert load_text(text, "t.yaml") == loaded(data)
+
+
+# The schema for editors
+
+EDITOR = Draft202012Validator(as_written())
+
+
+def with_variables(value: Any, name: str = "V") -> Any:
+    """A document with a variable in the place of every scalar."""
+    if isinstance(value, dict):
+        return {key: with_variables(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [with_variables(one, f"V{number}") for number, one in enumerate(value)]
+    return f"a${{{name}:-1}}"
+
+
+@pytest.mark.parametrize("name", sorted(names()))
+def test_editors_accept_variables_everywhere(name: str) -> None:
+    data = yaml.safe_load(names()[name].read_text())
+    EDITOR.validate(data)
+    EDITOR.validate(with_variables(data))
+    EDITOR.validate({"include": ["a.yaml", "$B.yaml"], "nodes": data["nodes"]})
+    assert not EDITOR.is_valid({"name": "$V"}), "it includes no nodes"
+    assert not EDITOR.is_valid({**data, "nodes": "$V"}), "a variable is no mapping"
+
+
+@pytest.mark.parametrize("name", SEEN)
+def test_editors_refuse_what_they_refused(name: str) -> None:
+    assert not EDITOR.is_valid(yaml.safe_load(TABLE[name].plain))
 
 
 # Included files

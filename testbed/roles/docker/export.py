@@ -66,6 +66,7 @@ class Compose(Export):
         "nodes.*.rules": "the links of a service have no fixed names",
         "nodes.*.roles": "nodes run no daemons; your own engine runs the containers",
         "docker": "the engine is your own",
+        "nodes.*.compose": "run that Compose file with your own engine",
         "nodes.*.docker": "the engine is your own",
         "containers.*.expect": "Compose does not check an exit status",
         "containers.*.ready": "write a health check to make Compose wait",
