@@ -205,7 +205,8 @@ class Binding(Shape[Bind]):
             return None
         assert isinstance(at, tree.Scalar)
         path = target(read, replace(at, text=found["target"]))
-        return Bind(found["source"], path, found["mode"] == "ro") if path else None
+        source = read.problems.beside(at, found["source"])
+        return Bind(source, path, found["mode"] == "ro") if path else None
 
     def plain(self, value: Bind) -> str:
         return str(value)

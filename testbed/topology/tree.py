@@ -244,7 +244,7 @@ class Problems:
 
         It is absolute if the value is in an included file or comes from standard input.
         """
-        if self.file_of(at) == self.source and self.source != STDIN:
+        if path.startswith("~") or (self.file_of(at) == self.source and self.source != STDIN):
             return path
         return os.path.abspath(FilePath(self.folder_of(at), path))  # noqa: PTH100  keeps links
 

@@ -444,7 +444,8 @@ def test_paths_are_relative_to_the_file_that_has_them(folder: Path) -> None:
         write(name, "")
     write(
         "parts/a.yaml",
-        "nodes: {a: {networks: {lan: 10.0.0.2}, files: {/x: x, /y: {file: ~/.}}}}\n"
+        "nodes: {a: {networks: {lan: 10.0.0.2}, files: {/x: x, /y: {file: ~/.}},"
+        " binds: ['./x:/b', '~/.:/c']}}\n"
         "networks: {lan: {subnet: 10.0.0.0/24}}\n"
         "kubernetes: {apply: [one.yaml]}\ndocker: {daemon: {icc: '${ICC}'}}\n",
     )
@@ -454,6 +455,7 @@ def test_paths_are_relative_to_the_file_that_has_them(folder: Path) -> None:
     found = load(path, variables={"ICC": "false"})
     files = {name: file.source for name, file in found.nodes["a"].files.items()}
     assert files == {"/x": f"{folder}/parts/x", "/y": str(Path.home()), "/z": "z"}
+    assert [one.source for one in found.nodes["a"].binds] == [f"{folder}/parts/x", "~/."]
     section = found.sections["kubernetes"].to_dict()
     assert section["apply"] == [f"{folder}/parts/one.yaml"]
     root, problems = places(found)
