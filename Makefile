@@ -13,8 +13,8 @@ TOOLS := $(VENV)/tools
 MERMAID := $(VENV)/mermaid.min.js
 LIBVIRT := /usr/share/vagrant-plugins/plugins.d/vagrant-libvirt.json
 # Parallel test processes: tests of labs mostly wait, those of machines and clusters do not.
-LIVE := -n 4 --dist loadgroup --no-loadscope-reorder
-HEAVY := -n 2 --dist loadgroup --no-loadscope-reorder
+LIVE := -n 4 --dist loadgroup --no-loadscope-reorder --durations 25
+HEAVY := -n 2 --dist loadgroup --no-loadscope-reorder --durations 15
 # In CI (SECOND_LOOK=1) a few failed tests of real labs run once more; see there.
 PYTEST := $(BIN)/python $(if $(SECOND_LOOK),tests/second_look.py,-m pytest)
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)

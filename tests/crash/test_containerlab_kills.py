@@ -13,7 +13,7 @@ from crash.test_kill_matrix import boundaries, duration, ended_as
 LAB = "small"
 FILE = str(Path(__file__).with_name("small.yaml"))
 UP = ("up", FILE, "--provider", "containerlab")
-INSTANTS = 20 if LONG else 4
+INSTANTS = 20 if LONG else 2
 
 
 def killed_after(bed: Bed, steps: int) -> None:
@@ -25,13 +25,13 @@ def killed_after(bed: Bed, steps: int) -> None:
     ended_as(slow.end(signal.SIGKILL), signal.SIGKILL, slow.err.decode())
 
 
-@pytest.mark.seconds(40)
+@pytest.mark.seconds(15)
 def test_up_is_killed_at_every_step(bed: Bed, watch: Watch, count: Count) -> None:
     """The next ``down`` leaves nothing, and the next ``up`` makes the lab whole."""
     names = boundaries(FILE)
-    for point, name in enumerate(names):
+    for point, name in list(enumerate(names))[:: 1 if LONG else 3]:
         killed_after(bed, point)
-        if LONG or point % 3 == 2:
+        if LONG or point % 2:
             bed.must(*UP, "-q")
             assert bed.status(LAB)["ok"]
         bed.must("down", LAB)
@@ -41,7 +41,7 @@ def test_up_is_killed_at_every_step(bed: Bed, watch: Watch, count: Count) -> Non
         count.add(name)
 
 
-@pytest.mark.seconds(30)
+@pytest.mark.seconds(15)
 def test_up_and_down_are_killed_in_the_middle(bed: Bed, watch: Watch, count: Count) -> None:
     """While the engine starts, containerlab deploys, or containers end."""
     chance = dice("containerlab")
