@@ -84,10 +84,11 @@ def apply(topology: Topology, node: Node, *, fresh: bool) -> list[str]:
     wrong = differences(node, goal)
     if new := [path for path in goal if path not in before]:
         originals.keep(node, new)
+        note(node, WRITTEN, {**before, **dict.fromkeys(new, "")})  # whatever happens below
     for path, seen in wrong.items():
         _write(node, path, goal[path])
         changed = before.get(path) not in (None, goal[path].digest)
-        how = "set" if path not in before else "changed" if changed else "restored"
+        how = "set" if not before.get(path) else "changed" if changed else "restored"
         told.append(f"{how} file {path}" + (f" ({seen})" if how == "restored" else ""))
     if gone := [path for path in before if path not in goal]:
         originals.put_back(node, gone)

@@ -10,10 +10,17 @@ from typing import TYPE_CHECKING
 
 from testbed.labs import base_steps, program_steps, settings_steps
 from testbed.registry import ROLES
-from testbed.steps.step import Plan, order
+from testbed.steps.step import Plan, node_step, order
 
 if TYPE_CHECKING:
     from testbed.topology.model import Topology
+
+#: The steps of a node after those of its roles, in this order.
+OF_THE_FILE = (
+    program_steps.run_steps,
+    settings_steps.late_steps,
+    program_steps.service_steps,
+)
 
 
 def make(topology: Topology) -> Plan:
@@ -25,9 +32,12 @@ def make(topology: Topology) -> Plan:
     steps = list(base_steps.steps(topology))
     for node in topology.nodes.values():
         own = [step for role in node.roles for step in ROLES[role].steps(topology, node)]
-        names = [step.name for step in own]
-        late = [*settings_steps.late_steps(topology, node, names)]
-        steps += [*own, *late, *program_steps.steps(topology, node, names)]
+        steps += own
+        needs = (node_step(node.name), *(step.name for step in own))
+        for make_steps in OF_THE_FILE:
+            more = [*make_steps(topology, node, needs)]
+            steps += more
+            needs = (*needs, *(step.name for step in more))
     for role in sorted(topology.roles):
         steps += ROLES[role].lab_steps(topology)
     return Plan(topology.name, order(steps))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from testbed.errors import LabError, ServiceError, TimeoutExpired
@@ -18,7 +18,7 @@ from testbed.nodes.marks import mark, marked, note, noted
 from testbed.nodes.sockets import sockets
 from testbed.roles.base import dead, digest_of, start
 from testbed.roles.part import Part
-from testbed.steps.step import Step, node_step
+from testbed.steps.step import Step
 from testbed.steps.wait import Wait
 from testbed.topology.programs import NEVER, argv, shown
 
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from testbed.topology.programs import Command, Line, OwnService
 
 RAN = "run"  # mark: the digests of the commands that have run, as JSON
-OWN = "services"  # mark: the names of the services of the file, now or before
+OWN = "services"  # mark: the names of the services of the file, each removed or not
+REMOVED = "removed"
 LOOK_SECONDS = 0.5  # between two looks whether the run gives up
 MOMENT = 0.3  # seconds after which a service without `ready` must still run
 CHECK_SECONDS = 10.0  # time limit, in seconds, for one run of a `ready` command
@@ -51,12 +52,14 @@ done
 """
 
 
-def steps(topology: Topology, node: NodeModel, after: Iterable[str]) -> Iterator[Step]:
-    """Yield the steps for commands and services of a node; ``after`` are those of its roles."""
-    needs = (node_step(node.name), *after)
+def run_steps(topology: Topology, node: NodeModel, needs: tuple[str, ...]) -> Iterator[Step]:  # noqa: ARG001  as for services
+    """Yield the step for the commands of a node, if it has any."""
     if node.run:
         yield _run_step(node, needs)
-        needs = (*needs, f"run {node.name}")
+
+
+def service_steps(topology: Topology, node: NodeModel, needs: tuple[str, ...]) -> Iterator[Step]:
+    """Yield a step for each service of a node."""
     for service in node.services.values():
         yield _service_step(topology, node, service, needs)
 
@@ -153,7 +156,6 @@ def _service_step(
         wanted = _service(topology, node, service)
         before = machine.services().get(service.name)
         started = start(machine, wanted, timeout=60.0 * machine.slowness, context=context)
-        _note(machine, service.name)
         if started or service.ready is not None:
             _await(context, machine, node, service, fresh=started)
         state = machine.services()[service.name]
@@ -178,12 +180,6 @@ def _service(topology: Topology, node: NodeModel, service: OwnService) -> Servic
     }
     digest = digest_of(words, env, *([named] if named else []))
     return Service(service.name, words, env, digest=digest)
-
-
-def _note(machine: Node, name: str) -> None:
-    known = noted(machine, OWN)
-    if name not in known:
-        note(machine, OWN, {**known, name: ""})
 
 
 def _await(
@@ -225,20 +221,20 @@ def _unready(machine: Node, node: NodeModel, service: OwnService, ready: Ready) 
     return "" if result.ok else words + (f": {last}" if last else "")
 
 
-def remove_old(topology: Topology, machine: Node) -> list[str]:
-    """Stop the services of a node that the file no longer has; return what was done."""
+def remove_old(topology: Topology, machine: Node, *, fresh: bool) -> list[str]:
+    """Stop the services of a node that the file no longer has; return what was done.
+
+    Those that it has are noted, before they are started.
+    """
     spec = topology.nodes[machine.name]
-    known = noted(machine, OWN)
-    told = []
-    for name, state in known.items():
-        if name not in spec.services and not state:
-            machine.stop(name)
-            told.append(f"removed service {name}")
-    if told:
-        note(machine, OWN, {one: "" if one in spec.services else "removed" for one in known})
-    elif any(known[name] for name in known if name in spec.services):  # it is back
-        note(machine, OWN, {one: "" if one in spec.services else known[one] for one in known})
-    return told
+    known = {} if fresh else noted(machine, OWN)
+    gone = [name for name, state in known.items() if name not in spec.services and not state]
+    for name in gone:
+        machine.stop(name)
+    now = dict.fromkeys(known, REMOVED) | dict.fromkeys(spec.services, "")
+    if now != known:
+        note(machine, OWN, now)
+    return [f"removed service {name}" for name in gone]
 
 
 # -- status -------------------------------------------------------------------------------
@@ -246,7 +242,7 @@ def remove_old(topology: Topology, machine: Node) -> list[str]:
 
 def removed(machine: Node) -> set[str]:
     """Return the services that the file had once, and no longer has."""
-    return {name for name, state in noted(machine, OWN).items() if state}
+    return {name for name, state in noted(machine, OWN).items() if state == REMOVED}
 
 
 def parts(topology: Topology, machine: Node) -> list[Part]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from testbed.nodes.base import Bind
 from testbed.nodes.marks import mark, marked
 from testbed.nodes.netstate import FAMILIES, Seen, look
 from testbed.roles.part import Part
-from testbed.steps.step import Step, node_step
+from testbed.steps.step import Step
 from testbed.topology import iproute
 
 if TYPE_CHECKING:
@@ -37,9 +37,10 @@ FORWARDING6 = "net.ipv6.conf.all.forwarding"
 
 @dataclass(slots=True)
 class _Set:
-    """What ``up`` has set on a node; ``sysctls`` are the values before."""
+    """What ``up`` has set on a node; ``sysctls`` are the values before, ``values`` those set."""
 
     sysctls: dict[str, str] = field(default_factory=dict)
+    values: dict[str, str] = field(default_factory=dict)
     routes: list[str] = field(default_factory=list)
     rules: list[str] = field(default_factory=list)
 
@@ -189,7 +190,7 @@ def apply(context: Context, node: Node, *, fresh: bool) -> tuple[list[str], list
     if spec.binds:
         words.append(f"{len(spec.binds)} bind{'s' if len(spec.binds) > 1 else ''}")
         told += [] if fresh else [f"restored bind {one.target}" for one in _bind(context, node)]
-    told += [] if fresh else program_steps.remove_old(context.topology, node)
+    told += program_steps.remove_old(context.topology, node, fresh=fresh)
     count = len(context.topology.nodes[node.name].files)
     words += [f"{count} file{'s' if count > 1 else ''}"] if count else []
     return words, [] if fresh else [*files, *told]
@@ -202,23 +203,21 @@ def _apply(context: Context, node: Node, *, fresh: bool) -> tuple[list[str], lis
     if not goal and not noted and not before:
         return [], []
     seen = look(node, {**noted, **before.sysctls})
-    told = _remove(context.topology, node, noted, before)
     early = [one for one in goal.routes if not is_late(context.topology, node.name, one)]
+    now = _now(before, seen, noted, goal, early)
+    if now != before:  # a failure half-way must not hide what has been set, and what was before
+        mark(node, SET, json.dumps(asdict(_both(before, now))))
+    told = _remove(context.topology, node, noted, before)
     told += _set_sysctls(node, goal.sysctls, seen, before)
     told += _set_rules(node, goal.rules, seen, before)
     told += _set_routes(context.topology, node, early, seen, before)
-    known = {**seen.sysctls, wiring.FORWARDING: "0", **before.sysctls}
-    kept = {name: known.get(name, "") for name in noted}
-    late = [one for one in before.routes if one in {r.text for r in goal.routes}]
-    routes = dict.fromkeys([*(one.text for one in early), *late])
-    now = _Set(kept, [*routes], [one.text for one in goal.rules])
     if now != before:
         mark(node, SET, json.dumps(asdict(now)))
     return _words(context.topology, node.name, goal), told
 
 
-def late_steps(topology: Topology, node: NodeModel, after: Iterable[str]) -> Iterator[Step]:
-    """Yield the step for routes over links that the roles of a node create."""
+def late_steps(topology: Topology, node: NodeModel, needs: tuple[str, ...]) -> Iterator[Step]:
+    """Yield the step for routes over links that roles or commands of a node create."""
     late = [one for one in node.routes if is_late(topology, node.name, one)]
 
     def act(context: Context) -> tuple[str, bool]:
@@ -232,7 +231,31 @@ def late_steps(topology: Topology, node: NodeModel, after: Iterable[str]) -> Ite
 
     if late:
         words = "; ".join(f"route {one.text}" for one in late)
-        yield Step(f"routes {node.name}", words, (node_step(node.name), *after), act=act)
+        yield Step(f"routes {node.name}", words, needs, act=act)
+
+
+def _now(
+    before: _Set, seen: Seen, noted: Mapping[str, str], goal: Wanted, early: Sequence[Route]
+) -> _Set:
+    """Return what is set once this change is done."""
+    known = {**seen.sysctls, wiring.FORWARDING: "0", **before.sysctls}
+    late = [one for one in before.routes if one in {route.text for route in goal.routes}]
+    return _Set(
+        {name: known.get(name, "") for name in noted},
+        dict(noted),
+        [*dict.fromkeys([*(one.text for one in early), *late])],
+        [one.text for one in goal.rules],
+    )
+
+
+def _both(before: _Set, now: _Set) -> _Set:
+    """Return what may be set while a change is being made."""
+    return _Set(
+        {**now.sysctls, **before.sysctls},
+        before.values,
+        [*dict.fromkeys([*before.routes, *now.routes])],
+        [*dict.fromkeys([*before.rules, *now.rules])],
+    )
 
 
 def _bind(context: Context, node: Node) -> list[Bind]:
@@ -292,7 +315,9 @@ def _set_sysctls(node: Node, sysctls: Mapping[str, str], seen: Seen, before: _Se
                 f"{node.name} refuses the sysctl {name}={value}: {error.stderr.strip()}",
                 hint="check its name and value, and that the link it names exists",
             ) from error
-        told.append(_told("sysctl", f"{name}={value}", there, known=name in before.sysctls))
+        told.append(
+            _told("sysctl", f"{name}={value}", there, known=before.values.get(name) == value)
+        )
     return told
 
 

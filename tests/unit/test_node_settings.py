@@ -280,6 +280,9 @@ def test_an_edited_file_changes_the_running_node(bench: Bench) -> None:
     assert changed
     assert "set route 10.9.0.0/16 via 10.2.0.2" in said
     assert node(lab) is before
+    said, _ = words(lab, topology(KEYS.replace("rp_filter: 2", "rp_filter: 1")))
+    assert "set sysctl net.ipv4.conf.all.rp_filter=1" in said, "that is no repair"
+    assert "restored" not in said
     said, changed = words(lab, topology(", routes: [10.9.0.0/16 via 10.2.0.7]"))
     assert changed
     assert "removed rule from 10.1.0.0/24 lookup 100 pref 7" in said
@@ -321,6 +324,13 @@ def test_a_route_over_a_link_of_a_role_waits_for_the_role(bench: Bench) -> None:
     assert lab.up(wanted).changed == []
     lab.up(topology(", roles: [namespaces]"))
     assert node(lab).kernel.routes[4] == []
+
+
+def test_a_route_over_a_link_of_a_command_waits_for_the_command() -> None:
+    keys = ", run: [make br7], routes: [10.7.0.0/16 dev br7], services: {web: {command: [serve]}}"
+    steps = plan.make(topology(keys)).steps
+    assert steps["routes r"].needs == ("node r", "run r")
+    assert steps["service r/web"].needs == ("node r", "run r", "routes r")
 
 
 def test_a_default_route_of_its_own_takes_the_place_of_the_gateways(bench: Bench) -> None:
@@ -792,3 +802,35 @@ def test_a_provider_without_binds_refuses_them_by_name(folder: Path, provider: s
 def test_other_nodes_refuse_binds(folder: Path) -> None:
     with pytest.raises(MachineError):
         Node.bind(FakeNode(FakeMachine(), "t", spec("n")), [Bind(folder, "/srv/x")])
+
+
+# -- failures half-way --------------------------------------------------------------------
+
+
+def test_a_failure_half_way_forgets_nothing_that_was_set(bench: Bench, folder: Path) -> None:
+    lab, plain = Lab("t", bench.settings), beside(folder, "")
+    lab.up(plain)
+    kernel = node(lab).kernel
+    kernel.sysctls["net.ipv4.conf.all.rp_filter"] = "1"
+    bench.provider.script(["ip", "-4"], Answer(2, err=b"no"))
+    keys = "}, sysctls: {net.ipv4.conf.all.rp_filter: 2}, routes: [10.9.0.0/16 via 10.2.0.2"
+    file = folder / "t.yaml"
+    file.write_text(TEXT % f", files: {{/etc/a: app.conf{keys}]")
+    with pytest.raises(LabError):
+        lab.up(load(file))
+    assert kernel.sysctls["net.ipv4.conf.all.rp_filter"] == "2"
+    assert "/etc/a" in node(lab).files
+    bench.provider.script(["ip", "-4"], bench.links.ip)
+    words(lab, beside(folder, ""))
+    assert kernel.sysctls["net.ipv4.conf.all.rp_filter"] == "1"
+    assert "/etc/a" not in node(lab).files
+
+
+def test_a_service_that_never_started_is_forgotten_too(bench: Bench) -> None:
+    lab = Lab("t", bench.settings)
+    lab.up(topology())
+    bench.provider.behave("web", Behaviour(dies=3))
+    with pytest.raises(LabError):
+        lab.up(topology(SERVED % ""))
+    lab.up(topology())
+    assert status(lab.context()).ok
