@@ -92,6 +92,8 @@ class Block:
 
     #: The description of the key of a role's mapping.
     about: ClassVar[str] = ""
+    #: Hints for keys that people look for here and that belong elsewhere.
+    elsewhere: ClassVar[Mapping[str, str]] = {}
     #: More rules of the JSON schema, which hold for several keys.
     rules: ClassVar[Mapping[str, Any]] = {}
 
@@ -270,6 +272,7 @@ class Keys(Mapping[str, Key]):
         self.sufficient: set[str] = set()  #: the fields without a default
         self._order: list[str] = []
         self.roles = ""  #: the attribute of roles with more keys
+        self.elsewhere = kind.elsewhere
         for field in dataclasses.fields(cast("Any", kind)):
             missing = dataclasses.MISSING
             if field.default is missing and field.default_factory is missing:

@@ -54,7 +54,7 @@ class Reader:
         found = self.table(at, wanted, empty=not required)
         if found is None:
             return None
-        self.known_only(found, known)
+        self.known_only(found, known, hints=known.elsewhere)
         for name in required:
             if name not in found.entries:
                 about = known[name].description
@@ -63,12 +63,21 @@ class Reader:
         return found
 
     def known_only(
-        self, found: tree.Mapping, known: abc.Collection[str], *, ignored: str = keys.EXTENSION
+        self,
+        found: tree.Mapping,
+        known: abc.Collection[str],
+        *,
+        ignored: str = keys.EXTENSION,
+        hints: abc.Mapping[str, str] | None = None,
     ) -> None:
-        """Refuse the unknown keys of a mapping, except those with the ``ignored`` beginning."""
+        """Refuse the unknown keys of a mapping, except those with the ``ignored`` beginning.
+
+        ``hints`` say where a key belongs that is unknown here.
+        """
         for name, entry in found.entries.items():
             if name not in known and not (ignored and name.startswith(ignored)):
-                self.problems.add(entry.key, "a known key", quote(name), nearest(name, known))
+                hint = (hints or {}).get(name) or nearest(name, known)
+                self.problems.add(entry.key, "a known key", quote(name), hint)
 
     def table(
         self, at: Tree | None, wanted: str = "a mapping", *, empty: bool = True, hint: str = ""

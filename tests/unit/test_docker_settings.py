@@ -212,6 +212,28 @@ def test_a_flannel_nodes_keys_of_the_overlay_are_refused(name: str) -> None:
     assert [(p.line, p.column) for p in problems(expected.plain)] == expected.places
 
 
+@pytest.mark.parametrize("place", ["lab", "node"])
+def test_a_key_of_daemon_json_in_the_section_itself_gets_its_place_as_a_hint(place: str) -> None:
+    text = DOCKER + "docker: {§icc: false, §engin: 29}\n"
+    if place == "node":
+        text = DOCKER.replace("[docker]", "[docker], docker: {§icc: false, §engin: 29}")
+    expected = bad(text, "")
+    first, second = problems(expected.plain)
+    assert [(p.line, p.column) for p in (first, second)] == expected.places
+    assert "daemon: {icc" in first.hint
+    assert "engine" in second.hint
+
+
+def test_daemon_json_is_no_file_of_a_docker_node() -> None:
+    files = "files: {§/etc/docker/daemon.json: {content: '{}'}}"
+    expected = bad(DOCKER.replace("[docker]", f"[docker], {files}"), "daemon.json")
+    (problem,) = problems(expected.plain)
+    assert [(problem.line, problem.column)] == expected.places
+    assert "daemon" in problem.hint
+    plain = LAN + "nodes: {n1: {files: {/etc/docker/daemon.json: {content: '{}'}}}}\n"
+    assert not problems(plain)
+
+
 def test_a_bridge_of_ones_own_is_instead_of_docker0() -> None:
     config = daemon.daemon_config(with_daemon("{bridge: none}"), "n1", (20, 10, 24))
     assert config["bridge"] == "none"

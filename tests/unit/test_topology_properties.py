@@ -106,6 +106,19 @@ def placed(draw: st.DrawFn, networks: dict[str, Any], number: int) -> dict[str, 
     return {"networks": fixed}
 
 
+#: Keys of Docker on a node, and of the lab's daemons.
+DAEMON = st.dictionaries(
+    st.sampled_from(["icc", "userland-proxy", "debug", "labels", "default-address-pools"]),
+    st.sampled_from([None, True, False, ["a=b"], [{"base": "10.50.0.0/16", "size": 24}], {"x": 1}]),
+)
+OF_NODE = st.one_of(
+    st.fixed_dictionaries({}, optional={"daemon": DAEMON, "engine": st.sampled_from([29, 20.10])}),
+    st.fixed_dictionaries(
+        {"engine": st.just("29"), "firewall": st.just("nftables")}, optional={"daemon": DAEMON}
+    ),
+)
+
+
 @st.composite
 def topologies(draw: st.DrawFn) -> dict[str, Any]:
     """Plain data of a valid topology: with or without networks, Docker, flannel, containers."""
@@ -129,6 +142,8 @@ def topologies(draw: st.DrawFn) -> dict[str, Any]:
         if roles:
             node["roles"] = roles
         node |= draw(node_settings(node.get("networks", {}), subnets))
+        if "docker" in roles and draw(st.booleans()):
+            node["docker"] = draw(OF_NODE)
         nodes[name] = node
     data: dict[str, Any] = {"name": draw(NAMES), "nodes": nodes}
     if networks:
@@ -139,8 +154,9 @@ def topologies(draw: st.DrawFn) -> dict[str, Any]:
     if with_docker:
         names = [f"c{draw(NAMES)}-{i}" for i in range(draw(st.integers(0, 4)))]
         own = draw(docker_networks())
-        if own:
-            data["docker"] = {"networks": own}
+        daemon = draw(DAEMON)
+        if own or daemon:
+            data["docker"] = {"networks": own, "daemon": daemon}
         data["containers"] = {
             name: {
                 "node": draw(st.sampled_from(with_docker)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ipaddress import IPv4Network
 from typing import TYPE_CHECKING
 
+from testbed.nodes.engine import CONFIG
 from testbed.roles.docker.section import ROLE, DockerSection, daemon_of, engine_of, firewall_of
 from testbed.roles.flannel.section import ROLE as FLANNEL
 from testbed.roles.flannel.section import FlannelSection
@@ -33,7 +34,7 @@ class DockerChecks(Look):
     """Rules for Docker."""
 
     def rules(self) -> tuple[Callable[[], None], ...]:
-        return (self.engine, self.bips, self.bips_are_apart, self.overlay, self.swarm)
+        return (self.engine, self.bips, self.bips_are_apart, self.overlay, self.swarm, self.files)
 
     @property
     def _bip(self) -> Mapping[str, IPv4Interface]:
@@ -78,6 +79,14 @@ class DockerChecks(Look):
                 wanted = "a key of daemon.json that testbed does not set on flannel nodes"
                 seen = f"{quote(name)} for {node.name}"
                 self.add(self.key(*path), wanted, seen, OF_OVERLAY[name])
+
+    def files(self) -> None:
+        """Report a daemon.json among the files of a Docker node, which has one already."""
+        for node in self.t.with_role(ROLE):
+            if CONFIG in node.files:
+                at = self.key("nodes", node.name, "files", CONFIG)
+                hint = f"write its keys as docker: {{daemon: {{...}}}} of {node.name}"
+                self.add(at, "a file that testbed does not write itself", quote(CONFIG), hint)
 
     def swarm(self) -> None:
         """Report managers that are no Docker nodes, and what a swarm does not allow."""

@@ -32,6 +32,16 @@ RELOADABLE = frozenset({
     "debug", "insecure-registries", "labels", "live-restore", "max-concurrent-downloads",
     "max-concurrent-uploads", "max-download-attempts", "registry-mirrors", "shutdown-timeout",
 })  # fmt: skip
+#: Keys of daemon.json that people look for in the section itself, each with its place.
+ELSEWHERE: Mapping[str, str] = {
+    name: f"write it as in daemon.json: daemon: {{{name}: ...}}"
+    for name in (
+        "bridge", "debug", "default-address-pools", "dns", "experimental", "fixed-cidr",
+        "fixed-cidr-v6", "icc", "insecure-registries", "ip", "ip-forward", "ip-masq", "ip6tables",
+        "iptables", "ipv6", "labels", "live-restore", "log-driver", "log-level", "mtu",
+        "registry-mirrors", "userland-proxy", "userns-remap",
+    )
+}  # fmt: skip
 REMAP = "userns-remap"
 DEFAULT_REMAPPED = "dockremap"  # the user for the value "default" (dockerd(8), --userns-remap)
 

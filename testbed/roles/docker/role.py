@@ -54,6 +54,10 @@ COMMANDS = (
     "docker", "dockerd", "docker-proxy", "docker-init",
     "containerd", "containerd-shim-runc-v2", "ctr", "runc",
 )  # fmt: skip
+#: The file is there once the kernel's part is loaded.
+IP_VS = """\
+test -e /proc/net/ip_vs || { command -v modprobe > /dev/null && modprobe -n -q ip_vs; } ||
+{ echo no /proc/net/ip_vs; false; }"""
 COMPOSE = "compose"  # the artifact; built only on request
 PLUGINS = "/usr/libexec/docker/cli-plugins"  # one of the client's search folders
 #: Folders of this machine to hide on nodes: client plugins, helpers of its daemon, and root's
@@ -143,7 +147,7 @@ class Docker(Role):
         "ipvlan": "ipvlan networks",
     }
     trials = (
-        Feature("ip_vs", "test -e /proc/net/ip_vs || modprobe -n -q ip_vs", "CONFIG_IP_VS"),
+        Feature("ip_vs", IP_VS, "CONFIG_IP_VS"),
         Feature("macvlan", "ip link add t5 link t0 type macvlan mode bridge", "CONFIG_MACVLAN"),
         Feature("ipvlan", "ip link add t6 link t1 type ipvlan mode l2", "CONFIG_IPVLAN"),
     )

@@ -8,7 +8,7 @@ from ipaddress import IPv4Interface
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from testbed.nodes.engine import Release
-from testbed.roles.docker.daemon_json import DaemonJson
+from testbed.roles.docker.daemon_json import ELSEWHERE, DaemonJson
 from testbed.roles.docker.networks import NAME, DockerNetwork
 from testbed.roles.flannel.section import FlannelSection
 from testbed.topology import tree
@@ -64,6 +64,7 @@ class DockerOfNode(Block):
     """Docker's settings on one node, instead of the lab's; None is as in the lab."""
 
     about: ClassVar[str] = "Docker's settings on this node, instead of those of the lab."
+    elsewhere: ClassVar[Mapping[str, str]] = ELSEWHERE
 
     engine: Release | None = key(
         ENGINE, "Release of Docker Engine on this node. Default: that of the lab.", default=None
@@ -99,6 +100,7 @@ class DockerSection(Section):
 
     role: ClassVar[str] = ROLE
     about: ClassVar[str] = "Docker's settings."
+    elsewhere: ClassVar[Mapping[str, str]] = ELSEWHERE
 
     bip: Mapping[str, IPv4Interface] = key(
         OneOrEach(Prefixed(longest=30)),

@@ -129,6 +129,18 @@ class Swarm:
         self._engines = engines
         self._managers = DockerSection.of(context.topology).swarm
         self._changed = False
+        self._known: dict[str, Member] = {}
+
+    def _member(self, name: str) -> Member:
+        """Return a node's part in the swarm, as it was after the last change by testbed."""
+        if name not in self._known:
+            self._known[name] = Member.of(self._engines[name])
+        return self._known[name]
+
+    def _changes(self) -> None:
+        """Note that a request has changed the swarm."""
+        self._changed = True
+        self._known.clear()
 
     def converge(self) -> bool:
         """Make the swarm what the file says; return whether anything changed."""
@@ -159,7 +171,7 @@ class Swarm:
         The services of a swarm that has lost most of its managers stay (docker swarm init,
         --force-new-cluster).
         """
-        members = {name: Member.of(engine) for name, engine in self._engines.items()}
+        members = {name: self._member(name) for name in self._engines}
         managing = [name for name, one in members.items() if one.is_manager]
         managing.sort(key=lambda one: one not in self._managers)
         ids = {members[name].id for name in managing}
@@ -182,17 +194,17 @@ class Swarm:
             default_addr_pool=None if (found := pool(self._topology)) is None else [found],
             force_new_cluster=bool(managing),
         )
-        self._changed = True
+        self._changes()
         return first
 
     def _is_member(self, leader: str, name: str) -> bool:
-        member = Member.of(self._engines[name])
+        member = self._member(name)
         known = {one["ID"] for one in self._listed(leader)}
         return member.state == "active" and member.id in known
 
     def _forget(self, leader: str) -> None:
         """Remove entries of nodes that are no longer the lab's, or were created again."""
-        mine = {Member.of(engine).id for engine in self._engines.values()}
+        mine = {self._member(name).id for name in self._engines}
         api = self._engines[leader].api
         for entry in self._listed(leader):
             if entry["ID"] in mine:
@@ -202,12 +214,13 @@ class Swarm:
                     self._update(leader, entry["ID"], "worker")
             what = f"remove {entry['Description'].get('Hostname')} from the swarm"
             self._engines[leader].reading(what, api.remove_node, entry["ID"], force=True)
-            self._changed = True
+            self._changes()
 
     def _leave(self, name: str) -> None:
         engine = self._engines[name]
-        if Member.of(engine).state != "inactive":
+        if self._member(name).state != "inactive":
             engine.reading("leave the swarm", engine.api.leave_swarm, force=True)
+            self._changes()
 
     def _join(self, leader: str, name: str) -> None:
         self._leave(name)
@@ -225,21 +238,22 @@ class Swarm:
             data_path_addr=address,
             listen_addr=f"0.0.0.0:{PORT}",
         )
-        self._changed = True
+        self._changes()
 
     def _give_role(self, leader: str, name: str) -> None:
-        mine = Member.of(self._engines[name]).id
+        mine = self._member(name).id
         role = "manager" if name in self._managers else "worker"
         for entry in self._listed(leader):
             if entry["ID"] == mine and _role(entry) != role:
                 self._update(leader, mine, role)
-                self._changed = True
+                self._changes()
 
     def _await_managers(self) -> str:
         """Wait until the managers of the file manage the swarm; return the first one."""
         wait = Wait(self._context, f"{', '.join(self._managers)} to manage the swarm", SECONDS)
         for name in self._managers:
-            while not Member.of(self._engines[name]).is_manager:
+            while not self._member(name).is_manager:
+                self._known.clear()
                 wait.pause()
         return self._managers[0]
 
