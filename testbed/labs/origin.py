@@ -80,14 +80,17 @@ def later(record: Record) -> dict[str, str | None]:
             return None
 
     now = loaded({})
-    if now is not None:
-        return {name: new for name, (_, new) in changed(record.variables, now).items()}
     unset = {name: value for name, value in record.variables.items() if name not in os.environ}
-    return {
-        name: None
-        for name in unset
-        if loaded(unset) and not loaded({n: v for n, v in unset.items() if n != name})
-    }
+    lacking: dict[str, str] = {}
+    if now is None and loaded(unset) is not None:  # some have no default
+        lacking = {
+            name: value
+            for name, value in unset.items()
+            if loaded({other: unset[other] for other in unset if other != name}) is None
+        }
+        now = loaded(lacking)
+    found: dict[str, str | None] = dict.fromkeys(lacking)
+    return found | {name: new for name, (_, new) in changed(record.variables, now or {}).items()}
 
 
 def named(settings: Settings, name: str) -> str:
