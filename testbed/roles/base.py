@@ -315,6 +315,19 @@ class Role(ABC):
         """
         raise NotImplementedError
 
+    def by_hand(
+        self,
+        topology: Topology,  # noqa: ARG002  for roles whose parts people create
+        machine: Machine,  # noqa: ARG002  the same
+    ) -> Iterable[tuple[tuple[str, ...], Any, str]]:
+        """Return the role's parts on a node that differ from the topology, for ``save``.
+
+        Each has the path of its key in a topology file, the value there (None for a part that was
+        removed), and words that say it if the file cannot. An empty path is for what no file can
+        say. Raises LabError.
+        """
+        return ()
+
     def drawn(self, lab: LiveLab, node: str) -> Iterable[Mapping[str, Any]]:  # noqa: ARG002  for roles with containers
         """Return the role's running containers on a node for the graph.
 

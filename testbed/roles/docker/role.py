@@ -250,6 +250,13 @@ class Docker(Role):
 
         return logs.read(machine, container, begin)
 
+    def by_hand(
+        self, topology: Topology, machine: Machine
+    ) -> Iterable[tuple[tuple[str, ...], Any, str]]:
+        from testbed.roles.docker import by_hand
+
+        return by_hand.changes(topology, machine)
+
     def drawn(self, lab: LiveLab, node: str) -> Iterable[Mapping[str, Any]]:
         from testbed.roles.docker import drawn
 
