@@ -131,12 +131,14 @@ def unsaid(
     networks: Collection[str] = (),
     ports: Collection[str] = (),
     several: bool = True,
+    six: bool = False,
     why: str,
 ) -> tuple[LeftOut, ...]:
     """Return the settings of networks and ports that a format cannot express, for ``why``.
 
     It expresses the subnet of a network, the address of a port, and the keys that are given.
     The ends of links name ports. ``several`` ports of a node can be on one network.
+    ``six`` is for addresses of IPv6.
     """
     plain, keys = topology.to_dict(), []
     for name, network in plain.get("networks", {}).items():
@@ -148,7 +150,7 @@ def unsaid(
     for node, body in plain["nodes"].items():
         for name, port in body.get("networks", {}).items():
             known = ("address", *ports)
-            if isinstance(port, list) and not several:
+            if (isinstance(port, list) and not several) or (not six and ":" in _first(port)):
                 keys.append(f"nodes.{node}.networks.{name}")
                 continue
             keys += [
@@ -158,6 +160,12 @@ def unsaid(
                 if key not in known
             ]
     return (LeftOut(tuple(dict.fromkeys(keys)), why),) if keys else ()
+
+
+def _first(port: Any) -> str:
+    """Return the address of a port in plain form; empty without exactly one."""
+    found = port.get("address", "") if isinstance(port, Mapping) else port
+    return found if isinstance(found, str) else ""
 
 
 def dump(value: Mapping[str, Any]) -> str:

@@ -49,7 +49,13 @@ class Mermaid(Export):
         about = comment(topology.description)
         lines = ["---", f'title: "{topology.name}"', "---", *([f"%% {about}"] if about else [])]
         text = "\n".join([*lines, *_Drawing(topology)]) + "\n"
-        left_out = unsaid(topology, ports=["name", "addresses"], why=self.reasons["*"])
+        left_out = unsaid(
+            topology,
+            networks=["subnet6"],
+            ports=["name", "addresses"],
+            six=True,
+            why=self.reasons["*"],
+        )
         return Exported({f"{topology.name}.mmd": text}, left_out)
 
 
@@ -103,7 +109,7 @@ class _Drawing:
         topology = self._topology
         for port in topology.nodes[node].ports:
             ident = self._id("link", node, port.name)
-            yield f"{ident}[{label(port.name, *map(str, port.addresses))}]"
+            yield f"{ident}[{label(port.name, *map(str, (*port.addresses, *port.addresses6)))}]"
         for container in topology.containers_on(node):
             yield f"{self._id('container', container.name)}[[{label(*_words(container))}]]"
         for namespace in topology.namespaces.values():

@@ -147,7 +147,7 @@ def batches(topology: Topology, provider: Provider, specs: Iterable[NodeSpec]) -
 
 
 def _make_node(topology: Topology, node: NodeModel) -> Step:
-    addresses = ", ".join(map(str, node.addresses)) or (
+    addresses = ", ".join(map(str, (*node.addresses, *node.addresses6))) or (
         "no address" if node.ports else "no network"
     )
 
@@ -286,11 +286,15 @@ def hosts(topology: Topology, me: str) -> str:
     clients would try it before a daemon that listens only on 127.0.0.1.
     """
     lines = ["127.0.0.1 localhost", "::1 ip6-localhost ip6-loopback"]
-    if not topology.nodes[me].addresses:
+    mine = topology.nodes[me]
+    alone = bool(mine.addresses6) and not mine.addresses  # with IPv6 alone
+    if not mine.addresses:
         lines.append(f"127.0.1.1 {me}")
     lines += [
         f"{topology.address_for(me, node.name)} {node.name}"
         for node in topology.nodes.values()
-        if node.addresses and not _is_anothers(topology, me, node.name)
+        if node.addresses and not alone and not _is_anothers(topology, me, node.name)
     ]
+    six = {name: topology.address6_for(me, name) for name in topology.nodes}
+    lines += [f"{address} {name}" for name, address in six.items() if address is not None]
     return "\n".join(lines) + "\n"

@@ -199,9 +199,11 @@ def _links(
         mine = [difference for difference in differences if difference.index == port.index]
         state = seen.links[name].state if name in seen.links else "missing"
         there = _addresses(seen, name)
+        if port.interfaces6 and name in seen.links:
+            there += seen.links[name].addresses6
         place = f"to {':'.join(port.peer)}" if port.peer else f"on {port.network}"
         words = [f"{', '.join(there) or 'no address'} {place}"]
-        words += [f"wanted {one}" for one in map(str, port.interfaces) if one not in there]
+        words += [f"wanted {one}" for one in map(str, port.subnetted) if one not in there]
         words += [
             f"{difference.what} is {difference.seen}"
             for difference in mine

@@ -135,7 +135,7 @@ def addresses(topology: Topology, node: str) -> dict[str, tuple[str, ...]]:
 
 
 def _texts(port: Port) -> tuple[str, ...]:
-    return tuple(map(str, port.interfaces))
+    return tuple(map(str, port.subnetted))
 
 
 def settings(topology: Topology, node: str) -> dict[str, str]:
@@ -154,10 +154,11 @@ def differences(topology: Topology, node: str, seen: Seen) -> list[Difference]:
             continue
         if link.state == "down":
             found.append(Difference("link", name, "down", index))
+        there = (*link.addresses, *link.addresses6)
         found += [
             Difference("address", f"{address} on {name}", "missing", index)
             for address in _texts(port)
-            if address not in link.addresses
+            if address not in there
         ]
         if port.mtu is not None and link.mtu != port.mtu:
             found.append(Difference("mtu", f"MTU {port.mtu} of {name}", str(link.mtu), index))
@@ -203,8 +204,8 @@ def set_up(topology: Topology, node: Node, first: Iterable[str] = ()) -> None:
     gateway = topology.gateway_of(node.name)
     if gateway is not None:
         lines.append(f"route add default via {gateway}")
-    _batch(node, lines)
-    _set(node, settings(topology, node.name))
+    _batch(node, [*lines, *_default6(topology, node.name)])
+    _set(node, {**settings(topology, node.name), **_settings6(topology, node.name)})
     node.put(f"{node.name}\n".encode(), "/etc/hostname")
 
 
@@ -223,7 +224,7 @@ def restore(
         if port.mac and (link is None or link.mac != port.mac):
             lines.append(f"link set dev {name} address {port.mac}")
         lines.append(_up(port))
-        there = link.addresses if link else ()
+        there = (*link.addresses, *link.addresses6) if link else ()
         for address in _texts(port):
             if address not in there:
                 ip = address.partition("/")[0]
@@ -234,7 +235,7 @@ def restore(
     if differing:  # the route is lost with its link, even while restoring it
         lines += default_route(topology, node.name)
     _batch(node, lines)
-    _set(node, settings(topology, node.name))
+    _set(node, {**settings(topology, node.name), **_settings6(topology, node.name)})
 
 
 def lines_of(port: Port) -> list[str]:
@@ -245,7 +246,22 @@ def lines_of(port: Port) -> list[str]:
 def default_route(topology: Topology, node: str) -> list[str]:
     """Return the ``ip -batch`` line that restores the default route of a node, if it has one."""
     gateway = topology.gateway_of(node)
-    return [f"route replace default via {gateway}"] if gateway is not None else []
+    lines = [f"route replace default via {gateway}"] if gateway is not None else []
+    return lines + _default6(topology, node)
+
+
+def _default6(topology: Topology, node: str) -> list[str]:
+    gateway = topology.gateway6_of(node)
+    return [] if gateway is None else ["route replace default via {} dev {}".format(*gateway)]
+
+
+def _settings6(topology: Topology, node: str) -> dict[str, str]:
+    """Return the settings of a node with IPv6 addresses: they are the file's alone."""
+    ports = [port for port in topology.nodes[node].ports if port.interfaces6]
+    found = {f"net/ipv6/conf/{port.name}/accept_ra": "0" for port in ports}
+    if ports and topology.nodes[node].gateway:
+        found["net/ipv6/conf/all/forwarding"] = "1"
+    return found
 
 
 def _up(port: Port) -> str:
@@ -255,6 +271,8 @@ def _up(port: Port) -> str:
 
 
 def _add(address: str, name: str) -> str:
+    if ":" in address:  # usable at once, without a look for duplicates
+        return f"address add {address} dev {name} nodad"
     return f"address add {address} broadcast + dev {name}"
 
 

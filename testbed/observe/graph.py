@@ -74,7 +74,7 @@ def _networks(lab: LiveLab) -> list[dict[str, Any]]:
     return [
         {
             "name": network.name,
-            "subnet": str(network.subnet or ""),
+            "subnet": network.words if network.subnet or network.subnet6 else "",
             "ports": [
                 [node.name, port.name]
                 for node in topology.nodes.values()

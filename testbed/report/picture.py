@@ -170,7 +170,7 @@ def _device(link: Link) -> Device:
         kind = f"vxlan VNI {link['vni']}"
     elif kind == "veth" and link["name"].startswith("eth"):
         kind = ""  # it stands for the machine's own interface
-    details = [*v4(link), " · ".join([*([kind] if kind else []), f"MTU {link['mtu']}"])]
+    details = [*link["addresses"], " · ".join([*([kind] if kind else []), f"MTU {link['mtu']}"])]
     return Device(link["name"], details, "device" if link["up"] else "device pic-down", link)
 
 

@@ -39,6 +39,9 @@ PACKAGE = r"[a-z0-9][a-z0-9+.-]+"
 VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
 ADDRESS = r"[0-9]{1,3}(\.[0-9]{1,3}){3}"
 MAC = r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}"
+#: Characters of an IPv6 address; Python's ipaddress reads it.
+ADDRESS6 = r"[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*"
+PREFIXED6 = ADDRESS6 + r"/[0-9]{1,3}"
 #: A node and an interface, as containerlab writes an end of a link.
 END = LABEL + r":[A-Za-z0-9_][A-Za-z0-9_.-]*"
 PREFIXED = ADDRESS + r"/[0-9]{1,2}"

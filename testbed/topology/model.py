@@ -14,7 +14,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -47,6 +47,7 @@ from testbed.topology.shapes import (
     NETWORK_NAME,
     NODE,
     NODE_NAME,
+    SUBNET6,
     Choice,
     Choices,
     Cpus,
@@ -106,6 +107,12 @@ class Network(Block):
         "address.",
         default=None,
     )
+    subnet6: IPv6Network | None = key(
+        SUBNET6,
+        "The IPv6 subnet: fd00:1::/64. With both, a node's IPv6 address has the host number of "
+        "its IPv4 address, unless the file gives one.",
+        default=None,
+    )
     mtu: int | None = key(
         MTU_BYTES,
         f"The largest packet on the segment, in bytes. Default: {MTU}.",
@@ -117,8 +124,8 @@ class Network(Block):
 
     @property
     def words(self) -> str:
-        """Its subnet in words."""
-        return str(self.subnet) if self.subnet else "no subnet"
+        """Its subnets in words."""
+        return ", ".join(map(str, filter(None, (self.subnet, self.subnet6)))) or "no subnet"
 
     def digest(self) -> Any:
         """Return what the digest of a node on the network consists of."""
@@ -247,6 +254,11 @@ class Node(Block):
     def addresses(self) -> tuple[IPv4Address, ...]:
         """All its IPv4 addresses, in the order of the ports."""
         return tuple(address for port in self.ports for address in port.addresses)
+
+    @property
+    def addresses6(self) -> tuple[IPv6Address, ...]:
+        """All its IPv6 addresses, in the order of the ports."""
+        return tuple(address for port in self.ports for address in port.addresses6)
 
     def on(self, network: str) -> tuple[Port, ...]:
         """Return its ports on a network."""
@@ -582,21 +594,45 @@ class Topology(Block):
         node, name = port.peer
         return next((one for one in self.nodes[node].ports if one.name == name), None)
 
+    def gateway6_of(self, node: str) -> tuple[IPv6Address, str] | None:
+        """Return a node's default gateway for IPv6, and the port to it.
+
+        A node with a default route of its own has no other.
+        """
+        found = self.gateway_node(node, six=True)
+        if found is None or any(route.to is None for route in self._main_routes(node, 6)):
+            return None
+        peer, network = found
+        theirs = [one for port in self.nodes[peer].on(network) for one in port.addresses6]
+        mine = [port.name for port in self.nodes[node].on(network) if port.interfaces6]
+        return (theirs[0], mine[0]) if theirs and mine else None
+
+    def address6_for(self, node: str, peer: str) -> IPv6Address | None:
+        """Return the IPv6 address that a node should use for a peer; None without a way to one."""
+        ports = [port for port in self.nodes[peer].ports if port.addresses6]
+        mine = [port.network for port in self.nodes[node].ports if port.interfaces6]
+        near = [port for port in ports if port.network in mine]
+        if not near and self.gateway6_of(node) is None:
+            return None
+        return next((port.addresses6[0] for port in near or ports), None)
+
     def connected(self, node: str) -> tuple[Net, ...]:
         """Return the subnets of a node's networks."""
         ports = self.nodes[node].ports
-        return tuple(dict.fromkeys(one.network for port in ports for one in port.interfaces))
+        return tuple(dict.fromkeys(one.network for port in ports for one in port.subnetted))
 
     def _main_routes(self, node: str, family: int) -> list[Route]:
         """Return the node's own routes in the main table."""
         routes = self.nodes[node].routes
         return [one for one in routes if one.table == MAIN and one.family == family]
 
-    def gateway_node(self, node: str) -> tuple[str, str] | None:
-        """Return a node's default gateway node, and their common network."""
+    def gateway_node(self, node: str, *, six: bool = False) -> tuple[str, str] | None:
+        """Return a node's default gateway node, and their common network; ``six`` is for IPv6."""
         for network in self.nodes[node].networks:
             for peer in self.nodes.values():
-                if peer.gateway and peer.name != node and peer.address_on(network):
+                ports = peer.on(network)
+                there = any(port.interfaces6 if six else port.interfaces for port in ports)
+                if peer.gateway and peer.name != node and there:
                     return peer.name, network
         return None
 
@@ -685,7 +721,7 @@ class Topology(Block):
             name: fixed for name, part in me.sections.items() if (fixed := part.fixed())
         }
         if ends := [port for port in me.ports if port.peer]:
-            parts["links"] = [[port.name, *map(str, port.interfaces)] for port in ends]
+            parts["links"] = [[port.name, *map(str, port.subnetted)] for port in ends]
         if self.foreign:
             parts["foreign"] = self.foreign.nodes[node].digest
         for role, section in self.sections.items():
@@ -707,7 +743,9 @@ def _linked(
     networks, ports = dict(networks), {name: [*node.ports] for name, node in nodes.items()}
     for index, link in enumerate(links):
         if link.ends:
-            networks[link.name] = Network(link.name, link.subnet, link.mtu, link=index)
+            networks[link.name] = Network(
+                link.name, link.subnet, link.subnet6, link.mtu, link=index
+            )
         for node, port in link.ports():
             if node in ports:
                 ports[node].append(port)
@@ -721,8 +759,9 @@ def _completed(node: Node, networks: Mapping[str, Network]) -> Node:
     ports = []
     for index, port in enumerate(node.ports):
         network = networks.get(port.network)
-        subnet, mtu = (network.subnet, network.mtu) if network else (None, None)
-        ports.append(port.completed(node.name, index, subnet, mtu))
+        subnets = (network.subnet, network.subnet6) if network else (None, None)
+        mtu = network.mtu if network else None
+        ports.append(port.completed(node.name, index, *subnets, mtu))
     return replace(node, ports=tuple(ports))
 
 

@@ -11,7 +11,14 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+)
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from testbed.topology import keys, reserved, tree
@@ -20,6 +27,7 @@ from testbed.topology.shapes import (
     INTERFACE_NAME,
     MTU_BYTES,
     NETWORK_NAME,
+    SUBNET6,
     Items,
     Shape,
     Subnet,
@@ -34,17 +42,20 @@ if TYPE_CHECKING:
 
 PAIR = range(2)  # the numbers of both ends of a link
 #: An address in a file: with a prefix length of its own, or with that of its network.
-Given: TypeAlias = "IPv4Address | IPv4Interface"
+Given: TypeAlias = "IPv4Address | IPv4Interface | IPv6Address | IPv6Interface"
 
 
 class PortAddress(Shape[Given]):
-    """An IPv4 address of a port; a prefix is for one that differs from the network's."""
+    """An address of a port; a prefix is for one that differs from the network's."""
 
     def schema(self) -> dict[str, Any]:
-        return whole(f"{keys.ADDRESS}(/[0-9]{{1,2}})?")
+        return whole(f"{keys.ADDRESS}(/[0-9]{{1,2}})?|{keys.ADDRESS6}(/[0-9]{{1,3}})?")
 
     def read(self, read: Reader, at: Tree | None) -> Given | None:
-        if isinstance(at, tree.Scalar) and isinstance(at.value, str) and "/" in at.value:
+        text = at.value if isinstance(at, tree.Scalar) and isinstance(at.value, str) else ""
+        if ":" in text:
+            return read.address6(at)
+        if "/" in text:
             return read.interface(at)
         return read.address(at)
 
@@ -98,9 +109,10 @@ class Port:
     """A port of a node on a network.
 
     ``name`` is that of the interface on the node. ``given`` are the addresses of the file,
-    ``interfaces`` those of the port, with their prefix lengths. ``mac`` is empty and ``mtu``, in
-    bytes, is None where neither the port nor its network says one. ``item`` is the position in the
-    file's list of ports on this network, -1 without a list; of an end of a link that of the end.
+    ``interfaces`` and ``interfaces6`` the IPv4 and IPv6 ones of the port, with prefix lengths.
+    ``mac`` is empty and ``mtu``, in bytes, is None where neither the port nor its network says one.
+    ``item`` is the position in the file's list of ports on this network, -1 without a list; of an
+    end of a link that of the end.
     """
 
     network: str
@@ -110,6 +122,7 @@ class Port:
     mtu: int | None = None
     own_mtu: int | None = None  #: the port's, not its network's
     interfaces: tuple[IPv4Interface, ...] = ()
+    interfaces6: tuple[IPv6Interface, ...] = ()
     node: str = ""
     index: int = 0  #: among all ports of the node
     item: int = field(default=-1, compare=False)
@@ -117,8 +130,18 @@ class Port:
 
     @property
     def addresses(self) -> tuple[IPv4Address, ...]:
-        """Its addresses without prefix lengths."""
+        """Its IPv4 addresses without prefix lengths."""
         return tuple(one.ip for one in self.interfaces)
+
+    @property
+    def addresses6(self) -> tuple[IPv6Address, ...]:
+        """Its IPv6 addresses without prefix lengths."""
+        return tuple(one.ip for one in self.interfaces6)
+
+    @property
+    def subnetted(self) -> tuple[IPv4Interface | IPv6Interface, ...]:
+        """Its addresses of both families, with their prefix lengths."""
+        return (*self.interfaces, *self.interfaces6)
 
     @property
     def address(self) -> IPv4Address | None:
@@ -138,16 +161,40 @@ class Port:
             return (b"\x02\x54" + self.address.packed).hex(":")
         return (b"\x02\x55" + sha256(f"{self.node}.{self.index}".encode()).digest()[:4]).hex(":")
 
-    def completed(self, node: str, index: int, subnet: IPv4Network | None, mtu: int | None) -> Port:
-        """Return the port of a node, with what its network says; ``subnet`` may be unknown."""
-        found = tuple(
-            one
-            if isinstance(one, IPv4Interface)
-            else IPv4Interface((one, subnet.prefixlen if subnet else one.max_prefixlen))
-            for one in self.given
+    def completed(
+        self,
+        node: str,
+        index: int,
+        subnet: IPv4Network | None,
+        subnet6: IPv6Network | None,
+        mtu: int | None,
+    ) -> Port:
+        """Return the port of a node, with what its network says; a subnet may be unknown.
+
+        On a network with both subnets, a port with an IPv4 address alone has the IPv6 address of
+        the same host number, if the subnet is large enough.
+        """
+        four, six = [], []
+        for one in self.given:
+            if isinstance(one, IPv4Address):
+                length = subnet.prefixlen if subnet else one.max_prefixlen
+                four.append(one if isinstance(one, IPv4Interface) else IPv4Interface((one, length)))
+            else:
+                length = subnet6.prefixlen if subnet6 else one.max_prefixlen
+                six.append(one if isinstance(one, IPv6Interface) else IPv6Interface((one, length)))
+        if subnet and subnet6 and four and not six and four[0].ip in subnet:
+            number = int(four[0].ip) - int(subnet.network_address)
+            if number < subnet6.num_addresses:
+                six.append(IPv6Interface((subnet6[number], subnet6.prefixlen)))
+        own = mtu if self.own_mtu is None else self.own_mtu
+        return replace(
+            self,
+            node=node,
+            index=index,
+            interfaces=tuple(four),
+            interfaces6=tuple(six),
+            mtu=own,
         )
-        mtu = self.own_mtu if self.own_mtu is not None else mtu
-        return replace(self, node=node, index=index, interfaces=found, mtu=mtu)
 
 
 class EndText(Shape[tuple[str, str]]):
@@ -185,7 +232,10 @@ class Link(Block):
     """A link between two nodes, as if a cable joined two of their ports."""
 
     rules: ClassVar[Mapping[str, Any]] = {
-        "not": {"required": ["subnet", "addresses"]},
+        "not": {
+            "required": ["addresses"],
+            "anyOf": [{"required": ["subnet"]}, {"required": ["subnet6"]}],
+        },
     }
 
     ends: tuple[tuple[str, str], ...] = key(
@@ -197,6 +247,7 @@ class Link(Block):
         "The subnet: its first two addresses are those of the ends, in order.",
         default=None,
     )
+    subnet6: IPv6Network | None = key(SUBNET6, "The IPv6 subnet, with the same rule.", default=None)
     addresses: tuple[Given, ...] = key(
         Items(PortAddress(), "a list of two addresses"),
         "The addresses of both ends, each with its prefix, instead of a subnet.",
@@ -213,11 +264,17 @@ class Link(Block):
 
     def ports(self) -> Iterator[tuple[str, Port]]:
         """Yield both ends: the name of a node, and its port."""
+        subnets: tuple[IPv4Network | IPv6Network | None, ...] = (self.subnet, self.subnet6)
         for number, (node, name) in enumerate(self.ends):
-            given: tuple[Given, ...] = self.addresses[number : number + 1]
-            if self.subnet is not None:
-                first = 0 if self.subnet.prefixlen == self.subnet.max_prefixlen - 1 else 1
-                given = (self.subnet[first + number],)
+            given: tuple[Given, ...] = ()
+            if not any(subnets):
+                given = self.addresses[number : number + 1]
+            for subnet in subnets:
+                if subnet is None:
+                    continue
+                # Both addresses of a /31 and a /127 are of hosts (RFC 3021, RFC 6164).
+                first = 0 if subnet.prefixlen == subnet.max_prefixlen - 1 else 1
+                given = (*given, subnet[first + number])
             yield node, Port(self.name, name, given, item=number, peer=self.ends[1 - number])
 
 

@@ -10,7 +10,14 @@ import math
 import os
 import re
 from collections.abc import Callable
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+)
 from typing import TYPE_CHECKING, Any
 
 from testbed.topology import keys, reserved, tree
@@ -25,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Reader", "host_in"]
 
+IPV4 = 4  # the version; IPv6 has no broadcast
 #: Returns the hint for an invalid text; an empty string for a valid one.
 Correct = Callable[[str], str]
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -34,6 +42,9 @@ _MEMORY_UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 _NO_HOSTS = tuple(
     IPv4Network(n) for n in ("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/4", "240.0.0.0/4")
 )
+#: The unspecified address and loopback, link-local addresses, which each link has by itself, and
+#: multicast (RFC 4291).
+_NO_HOSTS6 = tuple(IPv6Network(n) for n in ("::/127", "fe80::/10", "ff00::/8"))
 
 
 class Reader:
@@ -365,6 +376,50 @@ class Reader:
             self.problems.add(at, "a network's own address", quote(value), hint)
         return None
 
+    def address6(self, at: Tree | None) -> IPv6Address | IPv6Interface | None:
+        """Read an IPv6 address, with a prefix or without one."""
+        wanted = "an IPv6 address, like fd00:1::2"
+        value = self.text(at, wanted)
+        if at is None or value is None:
+            return None
+        try:
+            # Without a zone, which only the node itself could know.
+            found = IPv6Interface(value) if "/" in value else IPv6Address(value.replace("%", "?"))
+        except ValueError:
+            hint = "write groups of hexadecimal digits with colons between"
+            self.problems.add(at, wanted, quote(value), hint)
+            return None
+        return found if self._unicast6(at, IPv6Network(found.packed)) else None
+
+    def network6(self, at: Tree | None, low: int, high: int) -> IPv6Network | None:
+        """Read an IPv6 network with a prefix of ``low`` to ``high`` bits."""
+        wanted = "an IPv6 network, like fd00:1::/64"
+        value = self.text(at, wanted)
+        if at is None or value is None:
+            return None
+        try:
+            found = IPv6Network(value if "/" in value else f"{value}/?", strict=False)
+        except ValueError:
+            hint = "write an IPv6 address and a prefix, like fd00:1::/64 (RFC 4193)"
+            self.problems.add(at, wanted, quote(value), hint)
+            return None
+        if not low <= found.prefixlen <= high:
+            self.problems.add(at, f"a prefix of {low} to {high} bits", quote(value), "change it")
+        elif self._unicast6(at, found):
+            if IPv6Address(value.partition("/")[0]) == found.network_address:
+                return found
+            hint = f"write {found}; the bits after the prefix are for hosts"
+            self.problems.add(at, "a network's own address", quote(value), hint)
+        return None
+
+    def _unicast6(self, at: Tree, network: IPv6Network) -> bool:
+        for taken in _NO_HOSTS6:
+            if network.overlaps(taken):
+                hint = "use a private one, like fd00:1::/64 (RFC 4193)"
+                self.problems.add(at, f"addresses outside {taken}", str(network), hint)
+                return False
+        return True
+
     def _unicast(self, at: Tree, network: IPv4Network) -> bool:
         for taken in _NO_HOSTS:
             if network.overlaps(taken):
@@ -374,18 +429,25 @@ class Reader:
         return True
 
 
-def host_in(problems: Problems, at: Tree, ip: IPv4Address, network: IPv4Network, name: str) -> bool:
+def host_in(
+    problems: Problems,
+    at: Tree,
+    ip: IPv4Address | IPv6Address,
+    network: IPv4Network | IPv6Network,
+    name: str,
+) -> bool:
     """Tell whether a host of the network can have this address.
 
     If not, add a problem.
     """
     if ip not in network:
         wanted, hint = f"an address inside {name}", "change it, or the network's subnet"
-    elif network.prefixlen >= 31:  # RFC 3021: hosts can have both addresses of a /31
+    elif network.prefixlen >= network.max_prefixlen - 1:
+        # Hosts can have both addresses of a /31 (RFC 3021) and a /127 (RFC 6164).
         return True
     elif ip == network.network_address:
         wanted, hint = "a host's address", f"this is the address of {name} itself; use another"
-    elif ip == network.broadcast_address:
+    elif ip.version == IPV4 and ip == network.broadcast_address:
         wanted, hint = "a host's address", f"this is the broadcast address of {name}; use another"
     else:
         return True

@@ -14,7 +14,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Network
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from testbed.topology import keys, reserved, tree
@@ -289,6 +289,23 @@ class Subnet(Shape[IPv4Network]):
 
 
 @dataclass(eq=False, repr=False)
+class Subnet6(Shape[IPv6Network]):
+    """An IPv6 network with a prefix of ``low`` to ``high`` bits."""
+
+    low: int
+    high: int
+
+    def schema(self) -> dict[str, Any]:
+        return whole(keys.PREFIXED6)
+
+    def read(self, read: Reader, at: Tree | None) -> IPv6Network | None:
+        return read.network6(at, self.low, self.high)
+
+    def plain(self, value: IPv6Network) -> str:
+        return str(value)
+
+
+@dataclass(eq=False, repr=False)
 class Table(Shape[Mapping[str, T]]):
     """Values by name; a rule checks that the names exist."""
 
@@ -516,6 +533,8 @@ NETWORK_NAME = Name("a network", keys.LABEL, keys.NETWORK_MAX)
 INTERFACE_NAME = Name("an interface", keys.INTERFACE, keys.INTERFACE_MAX, reserved.LINKS)
 #: 68 is the least of IPv4 (RFC 791), the highest is that of veth (drivers/net/veth.c).
 MTU_BYTES = Integer("an MTU in bytes", 68, 65535)
+#: Both addresses of a /127 are of hosts (RFC 6164).
+SUBNET6 = Subnet6(8, 127)
 IMAGE = Pattern(
     keys.IMAGE,
     "an image, like nginx or registry.example:5000/team/web:1.2",

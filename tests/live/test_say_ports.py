@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 LAB = """\
 name: say-ports
-networks: {lan: {subnet: 10.1.0.0/24, mtu: 1400}, wire: {}}
+networks: {lan: {subnet: 10.1.0.0/24, subnet6: "fd00:1::/64", mtu: 1400}, wire: {}}
 links:
   - [r1:eth1, r2:eth1]
-  - {ends: [r1:eth2, r2:up0], subnet: 10.0.0.0/31, mtu: 9000}
+  - {ends: [r1:eth2, r2:up0], subnet: 10.0.0.0/31, subnet6: "fd00:9::/127", mtu: 9000}
 nodes:
   r1: {networks: {lan: [10.1.0.1, {addresses: [10.1.0.11, 10.1.0.12/32], name: lan1}]}}
   r2:
@@ -46,13 +46,13 @@ def live(lab: Lab) -> Iterator[LiveLab]:
 
 
 def links(live: LiveLab, node: str) -> dict[str, tuple[str, int, list[str]]]:
-    """The MAC address, MTU and IPv4 addresses of each link of a node."""
+    """The MAC address, MTU and addresses of each link of a node."""
     found = live.node(node).run(["ip", "-j", "address"]).json()
     return {
         link["ifname"]: (
             link["address"],
             link["mtu"],
-            [f"{a['local']}/{a['prefixlen']}" for a in link["addr_info"] if a["family"] == "inet"],
+            [f"{a['local']}/{a['prefixlen']}" for a in link["addr_info"] if a["scope"] != "link"],
         )
         for link in found
         if link["ifname"] != "lo"
@@ -74,20 +74,24 @@ def mended(lab: Lab) -> None:
 def test_ports_are_as_the_file_says(live: LiveLab) -> None:
     one, two = links(live, "r1"), links(live, "r2")
     assert {name: found[1:] for name, found in one.items()} == {
-        "eth0": (1400, ["10.1.0.1/24"]),
-        "lan1": (1400, ["10.1.0.11/24", "10.1.0.12/32"]),
+        "eth0": (1400, ["10.1.0.1/24", "fd00:1::1/64"]),
+        "lan1": (1400, ["10.1.0.11/24", "10.1.0.12/32", "fd00:1::b/64"]),
         "eth1": (1500, []),
-        "eth2": (9000, ["10.0.0.0/31"]),
+        "eth2": (9000, ["10.0.0.0/31", "fd00:9::/127"]),
     }
     assert {name: found[1:] for name, found in two.items()} == {
         "eth0": (1500, []),
-        "lan0": (1300, ["10.1.0.2/24"]),
+        "lan0": (1300, ["10.1.0.2/24", "fd00:1::2/64"]),
         "eth1": (1500, []),
-        "up0": (9000, ["10.0.0.1/31"]),
+        "up0": (9000, ["10.0.0.1/31", "fd00:9::1/127"]),
     }
     assert two["eth0"][0] == "02:00:00:00:00:0a"
     assert reaches(live, "r1", "10.1.0.2")
     assert reaches(live, "r2", "10.1.0.12")
+    for address in ("fd00:1::2", "fd00:9::1"):
+        assert reaches(live, "r1", address)
+    assert reaches(live, "r1", "r2", "-6")
+    assert live.node("r1").get("/proc/sys/net/ipv6/conf/eth0/accept_ra") == b"0\n"
     assert reaches(live, "r1", "10.0.0.1", "-s", "8972", "-M", "do")  # 9000 with both headers
 
 
@@ -107,6 +111,7 @@ def test_an_end_of_a_link_sees_the_other_go_down(lab: Lab, live: LiveLab) -> Non
         ("r2", "link set dev lan0 mtu 1200"),
         ("r2", "link set dev eth0 address 02:00:00:00:00:0b"),
         ("r1", "address delete 10.1.0.12/32 dev lan1"),
+        ("r1", "address delete fd00:1::1/64 dev eth0"),
     ],
 )
 def test_what_has_changed_is_shown_and_restored(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address
 from typing import TYPE_CHECKING
 
 import pytest
@@ -263,3 +263,76 @@ def test_links_that_cannot_be(links: str, seen: str) -> None:
     assert (problem.line, problem.seen) == (4, seen)
     assert problem.column > len("links: ")
     assert problem.hint
+
+
+# -- IPv6 -----------------------------------------------------------------------------------------
+
+SIX = """
+name: t
+networks:
+  lan: {subnet: 10.40.0.0/24, subnet6: "fd00:40::/64"}
+  six: {subnet6: "fd00:41::/64"}
+links: [{ends: [a:up, c:up], subnet: 10.0.0.0/31, subnet6: "fd00:9::/127"}]
+nodes:
+  gw: {networks: {lan: 10.40.0.1, six: "fd00:41::1"}, gateway: true}
+  a: {networks: {lan: 10.40.0.2}}
+  b: {networks: {lan: {addresses: [10.40.0.3, "fd00:40::b0b", "fd00:40::1:3/128"]}}}
+  c: {networks: {six: "fd00:41::2"}}
+"""
+
+
+def test_a_node_on_both_subnets_has_an_address_of_each() -> None:
+    topology = load_text(SIX, "t.yaml")
+    assert {
+        node.name: [[str(one) for one in port.subnetted] for port in node.ports]
+        for node in topology.nodes.values()
+    } == {
+        "gw": [["10.40.0.1/24", "fd00:40::1/64"], ["fd00:41::1/64"]],
+        "a": [["10.40.0.2/24", "fd00:40::2/64"], ["10.0.0.0/31", "fd00:9::/127"]],  # RFC 6164
+        "b": [["10.40.0.3/24", "fd00:40::b0b/64", "fd00:40::1:3/128"]],
+        "c": [["fd00:41::2/64"], ["10.0.0.1/31", "fd00:9::1/127"]],
+    }
+    assert [str(one) for one in topology.nodes["c"].addresses] == ["10.0.0.1"]
+    assert load_data(topology.to_dict(), "t.yaml") == topology
+    assert topology.to_dict()["nodes"]["a"] == {"networks": {"lan": "10.40.0.2"}}
+    plain = load_text(SIX.replace(', subnet6: "fd00:40::/64"}', "}").replace(
+        '"fd00:40::b0b", "fd00:40::1:3/128"', ""), "t.yaml")  # fmt: skip
+    assert plain.node_digest("a") != topology.node_digest("a")
+
+
+def test_peers_have_names_for_both_addresses() -> None:
+    topology = load_text(SIX, "t.yaml")
+    assert hosts(topology, "b").splitlines()[2:] == [
+        "10.40.0.1 gw", "10.40.0.2 a", "10.40.0.3 b", "10.0.0.1 c",
+        "fd00:40::1 gw", "fd00:40::2 a", "fd00:40::b0b b", "fd00:41::2 c",
+    ]  # fmt: skip
+    alone = load_text(SIX.replace("links:", "x-links:"), "t.yaml")
+    assert hosts(alone, "c").splitlines()[2:] == [
+        "127.0.1.1 c", "fd00:41::1 gw", "fd00:40::2 a", "fd00:40::b0b b", "fd00:41::2 c",
+    ]  # fmt: skip
+    assert topology.gateway6_of("c") == (IPv6Address("fd00:41::1"), "eth0")
+    assert topology.gateway6_of("gw") is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "seen"),
+    [
+        ('"fd00:41::2"', '"fd00:42::2"', "fd00:42::2"),
+        ('"fd00:41::2"', '"fd00:41::1"', "fd00:41::1 again, the address of gw"),
+        ('"fd00:41::2"', '"fd00:41::"', "fd00:41::"),
+        ('"fd00:41::2"', '"fd00:41::2/64"', "'fd00:41::2/64'"),
+        ('"fd00:41::2"', '"fd00:41::x"', "'fd00:41::x'"),
+        ('"fd00:41::2"', '"fe80::1"', "fe80::1/128"),
+        ('"fd00:41::2"', "10.40.0.9", "'10.40.0.9'"),
+        ('"fd00:41::/64"', '"fd00:40::/48"',
+         "fd00:40::/48, which overlaps with fd00:40::/64 of lan"),
+        ('"fd00:9::/127"', '"fd00:9::1/127"', "'fd00:9::1/127'"),
+        ('"fd00:9::/127"', '"fd00:9::/128"', "'fd00:9::/128'"),
+        ('"fd00:9::/127"', '"fd00:9::"', "'fd00:9::'"),
+        ('"fd00:9::/127"', '"ff00::/8"', "ff00::/8"),
+    ],
+)  # fmt: skip
+def test_addresses_of_ipv6_that_cannot_be(old: str, new: str, seen: str) -> None:
+    found = problems(SIX.replace(old, new))
+    assert seen in [problem.seen for problem in found]
+    assert all(problem.hint for problem in found)

@@ -189,7 +189,7 @@ NETWORKS = {
         LAN + "nodes: {a: {networks: {lan: §10.168.0.2/24}}}\n", "IPv4 address|remove the prefix"
     ),
     "leading zeros": bad(LAN + "nodes: {a: {networks: {lan: §10.168.0.02}}}\n", "leading zeros"),
-    "IPv6": bad(LAN + 'nodes: {a: {networks: {lan: §"fd00::2"}}}\n', "IPv6 is not supported"),
+    "IPv6": bad(LAN + 'nodes: {a: {networks: {lan: §"fd00::2"}}}\n', "with its prefix|no subnet"),
     "no address": bad(LAN + "nodes: {a: {networks: {lan: §12}}}\n", "IPv4 address|integer 12"),
     "a machine with too many networks": bad(
         "name: t\nprovider: qemu\nnetworks:\n"

@@ -160,7 +160,7 @@ OFFERED: dict[str, list[list[Change]]] = {
     "networks: duplicate": [[("b: {networks: {lan: 10.168.0.2", "b: {networks: {lan: 10.168.0.3")]],
     "networks: with prefix": [[("10.168.0.2/24", "10.168.0.2")]],
     "networks: leading zeros": [[("10.168.0.02", "10.168.0.2")]],
-    "networks: IPv6": [[('"fd00::2"', "10.168.0.2")]],
+    "networks: IPv6": [[('"fd00::2"', "fd00::2/64")]],
     "networks: a machine with too many networks": [
         [("      n27: 10.0.27.2\n", "")],
         [("provider: qemu", "provider: netns")],

@@ -64,7 +64,7 @@ SEEN = [
     for name in TABLE
     if name.startswith("form:") and name not in NOT_SEEN
 ] + [
-    "networks: no prefix", "networks: IPv6", "networks: mtu", "networks: port mtu",
+    "networks: no prefix", "networks: mtu", "networks: port mtu",
     "networks: no port", "networks: port named all", "networks: port name too long",
     "networks: mac", "networks: unknown key of a port",
     "overlay: backend", "overlay: port", "overlay: vni", "containers: no node",
@@ -138,7 +138,10 @@ def test_every_key_reaches_the_model_and_comes_back() -> None:
         "name": "all",
         "description": "every key",
         "provider": "vagrant",
-        "networks": {"lan": {"subnet": "10.168.0.0/24", "mtu": 1400}, "wire": {}},
+        "networks": {
+            "lan": {"subnet": "10.168.0.0/24", "subnet6": "fd00:168::/64", "mtu": 1400},
+            "wire": {},
+        },
         "nodes": {
             "n1": {
                 "networks": {
@@ -341,7 +344,12 @@ def test_every_key_reaches_the_model_and_comes_back() -> None:
         "faults": {"off": "partition n1", "down": "kill n1/etcd", "lost": "loss n1 0.5%"},
         "links": [
             ["n1:p1", "n2:p1"],
-            {"ends": ["n1:p2", "n2:p2"], "subnet": "10.7.0.0/31", "mtu": 1400},
+            {
+                "ends": ["n1:p2", "n2:p2"],
+                "subnet": "10.7.0.0/31",
+                "subnet6": "fd00:7::/127",
+                "mtu": 1400,
+            },
             {"ends": ["n1:p3", "n2:p3"], "addresses": ["10.8.0.1/30", "10.8.0.2/30"]},
         ],
         "veths": [

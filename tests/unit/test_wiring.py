@@ -36,6 +36,8 @@ class Links:
     links: dict[str, dict[str, Any]]
     gateway: str = ""
     forwarding: str = "0"
+    gateway6: str = ""
+    six: list[str] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
 
     def ip(self, call: Call) -> Answer:
@@ -54,8 +56,13 @@ class Links:
                 there = [one.partition("/")[0] for one in self.links[name]["addresses"]]
                 assert address.partition("/")[0] not in there
                 self.links[name]["addresses"].append(address)
+            case ["address", "add", address, "dev", name, "nodad"]:
+                assert ":" in address
+                self.links[name]["addresses"].append(address)
             case ["address", "del", address, "dev", name]:
                 self.links[name]["addresses"].remove(address)
+            case ["route", "replace", "default", "via", gateway, "dev", name] if ":" in gateway:
+                self.gateway6 = f"{gateway} {name}"
             case ["route", how, "default", "via", gateway]:
                 assert how == "replace" or not self.gateway, "File exists"
                 assert any(one["flags"] for one in self.links.values()), "Network is unreachable"
@@ -74,8 +81,10 @@ class Links:
 
     def sysctl(self, call: Call) -> Answer:
         assert call.words[:3] == ("sysctl", "-q", "-w")
-        assert call.words[3:] == (f"{FORWARDING}=1",)
-        self.forwarding = "1"
+        self.six = [word for word in call.words[3:] if word.startswith("net/ipv6/")]
+        if four := [*call.words[3 : len(call.words) - len(self.six)]]:
+            assert four == [f"{FORWARDING}=1"]
+            self.forwarding = "1"
         return Answer()
 
     def look(self, _: Call) -> Answer:
@@ -86,7 +95,11 @@ class Links:
                 "mtu": one.get("mtu", 1500),
                 "address": one.get("address", ""),
                 "addr_info": [
-                    {"family": "inet", "local": a.split("/")[0], "prefixlen": int(a.split("/")[1])}
+                    {
+                        "family": "inet6" if ":" in a else "inet",
+                        "local": a.split("/")[0],
+                        "prefixlen": int(a.split("/")[1]),
+                    }
                     for a in one["addresses"]
                 ],
             }
@@ -313,3 +326,30 @@ def test_settings_of_ports_are_set_seen_and_restored() -> None:
     wiring.restore(ODD, node, found)
     assert [link["mtu"] for link in links.links.values()] == [9000, 1280, 1280]
     assert differences(node, ODD) == []
+
+
+SIX = load_text(
+    """
+name: t
+networks: {a: {subnet: 10.1.0.0/24, subnet6: "fd00:1::/64"}}
+nodes:
+  n: {networks: {a: 10.1.0.2}}
+  r: {networks: {a: 10.1.0.1}, gateway: true}
+""",
+    "t.yaml",
+)
+
+
+def test_addresses_of_both_families_are_set_seen_and_restored() -> None:
+    links = bare("eth0")
+    node = made("n", links)
+    wiring.set_up(SIX, node)
+    assert links.links["eth0"]["addresses"] == ["10.1.0.2/24", "fd00:1::2/64"]
+    assert (links.gateway, links.gateway6) == ("10.1.0.1", "fd00:1::1 eth0")
+    assert links.six == ["net/ipv6/conf/eth0/accept_ra=0"]
+    assert differences(node, SIX) == []
+    links.links["eth0"]["addresses"].pop()
+    found = differences(node, SIX)
+    assert [(one.what, one.seen) for one in found] == [("fd00:1::2/64 on eth0", "missing")]
+    wiring.restore(SIX, node, found)
+    assert differences(node, SIX) == []

@@ -65,7 +65,9 @@ class Containerlab(Export):
             for name, other in called.items()
             if name != other
         ]
-        left_out += unsaid(topology, networks=["mtu"], ports=PORTS, why=self.reasons["*"])
+        left_out += unsaid(
+            topology, networks=["mtu", "subnet6"], ports=PORTS, six=True, why=self.reasons["*"]
+        )
         about = comment(topology.description)
         head = HEAD.format(name=topology.name, suffix=SUFFIX) + (f"# {about}\n" if about else "")
         text = head + dump(_document(topology, called))
@@ -165,7 +167,7 @@ def _port(port: Port) -> Iterator[str]:
         yield f"ip link set dev {port.name} address {port.mac}"
     if port.own_mtu:
         yield f"ip link set dev {port.name} mtu {port.own_mtu}"
-    for one in port.interfaces:
+    for one in port.subnetted:
         yield f"ip address add {one} dev {port.name}"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Network
 from typing import TYPE_CHECKING
 
 from testbed import registry
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Look", "Subnet"]
 
 #: A subnet, its name, and its position in the file.
-Subnet = tuple[IPv4Network, str, Tree]
+Subnet = tuple["IPv4Network | IPv6Network", str, Tree]
 
 
 class Look:
@@ -106,11 +106,11 @@ class Look:
         path: Path = ("nodes", port.node, "networks", port.network)
         return path if port.item < 0 else (*path, port.item)
 
-    def subnet(self, network: Network) -> Tree:
+    def subnet(self, network: Network, key: str = "subnet") -> Tree:
         """Return the position of a network's subnet, or of a link's."""
         if network.link < 0:
-            return self.value("networks", network.name, "subnet")
-        return self.value("links", network.link, "subnet")
+            return self.value("networks", network.name, key)
+        return self.value("links", network.link, key)
 
     def nearest_node(self, name: str, *roles: str) -> str:
         """Return a hint: the closest name, or some nodes, with one of the roles."""
@@ -208,17 +208,20 @@ class Look:
     ) -> None:
         """Report each subnet that overlaps with a previous one.
 
-        The order is that of the addresses. ``hint`` returns the hint for the two names.
+        They are of one family. The order is that of the addresses. ``hint`` returns the hint for
+        the two names.
         """
         order = {name: i for i, (_, name, _) in enumerate(subnets)}
         last: Subnet | None = None
-        for one in sorted(subnets, key=lambda s: (s[0], order[s[1]])):
-            if last is not None and one[0].network_address <= last[0].broadcast_address:
+        for one in sorted(
+            subnets, key=lambda s: (int(s[0].network_address), s[0].prefixlen, order[s[1]])
+        ):
+            if last is not None and int(one[0].network_address) <= int(last[0].broadcast_address):
                 first, second = sorted((last, one), key=lambda s: order[s[1]])
                 seen = f"{second[0]}, which overlaps with {first[0]} of {first[1]}"
                 if first[0] == second[0]:
                     seen = f"{second[0]} again, the subnet of {first[1]}"
                 wanted = f"{what} that do not overlap"
                 self.add(second[2], wanted, seen, hint(first[1], second[1]))
-            if last is None or one[0].broadcast_address > last[0].broadcast_address:
+            if last is None or int(one[0].broadcast_address) > int(last[0].broadcast_address):
                 last = one

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Interface
+from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from typing import TYPE_CHECKING
 
 from testbed import registry
 from testbed.errors import MachineError
 from testbed.registry import fabric_kind
 from testbed.topology import keys, tree
-from testbed.topology.check.look import Look
+from testbed.topology.check.look import Look, Subnet
 from testbed.topology.declare import role_of
 from testbed.topology.read import host_in
 from testbed.topology.tree import Path, nearest, quote
 
 if TYPE_CHECKING:
     from collections import abc
-    from ipaddress import IPv4Address
 
     from testbed.topology.model import Network
     from testbed.topology.ports import Given, Port
     from testbed.topology.tree import Tree
 
 __all__ = ["Networks"]
+
+IPV6 = 6
+Prefixed = (IPv4Interface, IPv6Interface)
 
 
 class Networks(Look):
@@ -50,12 +52,18 @@ class Networks(Look):
         same subnet, as behind two NATs.
         """
         for names in self._joined():
-            subnets = [
+            subnets: list[Subnet] = [
                 (n.subnet, n.name, self.subnet(n))
                 for n in self.t.networks.values()
                 if n.name in names and n.subnet
             ]
             self.apart(subnets, "networks", self._how_apart)
+            subnets6: list[Subnet] = [
+                (n.subnet6, n.name, self.subnet(n, "subnet6"))
+                for n in self.t.networks.values()
+                if n.name in names and n.subnet6
+            ]
+            self.apart(subnets6, "networks", self._how_apart)
 
     def _how_apart(self, one: str, other: str) -> str:
         hint = "change one of them"
@@ -116,13 +124,13 @@ class Networks(Look):
                 at = self.value("links", index, "addresses")
                 seen = str(len(link.addresses))
                 self.add(at, "one address for each end", seen, "write two addresses")
-            if link.addresses and link.subnet:
+            if link.addresses and (link.subnet or link.subnet6):
                 at = self.key("links", index, "addresses")
                 hint = "remove one of them; a subnet gives the ends its first two addresses"
                 self.add(at, "either subnet or addresses", "both", hint)
 
     def addresses_are_in_their_networks(self) -> None:
-        holders: dict[tuple[str, IPv4Address], tuple[Port, int]] = {}
+        holders: dict[tuple[str, object], tuple[Port, int]] = {}
         for port in self.ports():
             network = self.t.networks.get(port.network)
             if network is None:
@@ -131,7 +139,7 @@ class Networks(Look):
                 at = self._address(port, number)
                 if not self._fits(at, given, network):
                     continue
-                address = port.interfaces[number].ip
+                address = given.ip if isinstance(given, Prefixed) else given
                 holder = holders.setdefault((port.network, address), (port, number))[0]
                 if holders[port.network, address] != (port, number):
                     whose = holder.node if holder.node != port.node else holder.name
@@ -140,13 +148,13 @@ class Networks(Look):
 
     def _fits(self, at: Tree, given: Given, network: Network) -> bool:
         """Tell whether an address can be on a network; if not, add a problem."""
-        subnet = network.subnet
-        if isinstance(given, IPv4Interface):
+        subnet: IPv4Network | IPv6Network | None = network.subnet
+        if given.version == IPV6:
+            subnet = network.subnet6
+        if isinstance(given, Prefixed):
             if subnet and given.network.prefixlen == subnet.prefixlen and given.ip in subnet:
-                wanted, hint = (
-                    "an IPv4 address, like 10.168.0.2",
-                    "remove the prefix; the network has it",
-                )
+                wanted = f"an IPv{given.version} address without a prefix"
+                hint = "remove the prefix; the network has it"
                 self.add(at, wanted, quote(str(given)), hint)
                 return False
             return True
@@ -165,7 +173,8 @@ class Networks(Look):
             known = tree.keys_at(self.root, "links", link)
             if "addresses" in known:
                 return self.value("links", link, "addresses", port.item)
-            return self.value("links", link, "subnet")
+            first = number == 0 and "subnet" in known
+            return self.value("links", link, "subnet" if first else "subnet6")
         path = self.port(port)
         body = self.value(*path)
         if not isinstance(body, tree.Mapping):
@@ -196,12 +205,13 @@ class Networks(Look):
             if not node.gateway:
                 continue
             at = self.value("nodes", node.name, "gateway")
-            if not node.addresses and not self.unsure(node.name, "networks"):
+            if not (node.addresses or node.addresses6) and not self.unsure(node.name, "networks"):
                 hint = "add it to the network whose gateway it is"
                 self.add(
                     at, "a gateway with an address on a network", f"{node.name} with none", hint
                 )
-            for network in filter(node.address_on, node.networks):
+            reached = (port.network for port in node.ports if port.subnetted)
+            for network in dict.fromkeys(reached):
                 first = gateways.setdefault(network, node.name)
                 if first != node.name:
                     wanted = f"at most one gateway on {network}"
