@@ -264,9 +264,9 @@ def _rule_entry(rule: iproute.Rule) -> dict[str, object]:
     entry: dict[str, object] = {named.get(k, k): v for k, v in rule.values.items()}
     if "fwmark" in rule.values:
         entry["fwmark"], entry["fwmask"] = rule.values["fwmark"].split("/")
-    actions = [flag for flag in rule.flags if flag not in ("not", "l3mdev")]
-    more = {"not": None} if "not" in rule.flags else {}
-    return entry | more | ({"action": actions[0]} if actions else {})
+    words = {flag: None for flag in rule.flags if flag in ("not", "nop", "l3mdev")}
+    actions = [flag for flag in rule.flags if flag not in words]
+    return entry | words | ({"action": actions[0]} if actions else {})
 
 
 def _address(text: str) -> dict[str, object]:

@@ -6,6 +6,8 @@ is then compared with it.
 
 from __future__ import annotations
 
+import contextlib
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import (
@@ -174,23 +176,42 @@ class Rule:
 
     def matches(self, entry: Mapping[str, Any]) -> bool:
         """Tell whether an entry of ``ip -j rule`` is this rule."""
-        there = {
-            "from": _prefix(entry, "src"),
-            "to": _prefix(entry, "dst"),
-            "fwmark": _mark(entry),
-            "priority": str(entry.get("priority", 0)),
-        }
+        there = _printed(entry)
         for word in RULE_WORDS:
-            seen = there.get(word, str(entry.get(word, "")))
-            wanted = self.values.get(word, "")
-            if word == "priority" and not wanted:
-                continue
-            if (seen or "") != wanted and not (word == "protocol" and not wanted):
+            wanted, seen = self.values.get(word, ""), there.get(word, "")
+            # What the kernel chooses itself, unless it is said, is any.
+            if wanted != seen and not (word in ("priority", "protocol") and not wanted):
                 return False
-        action = entry.get("action", "")
-        return ("not" in entry) == ("not" in self.flags) and action in (
-            self.flags & {*RULE_FLAGS} - {"not", "l3mdev"} or {""}
-        )
+        flags = {flag for flag in ("not", "nop", "l3mdev") if flag in entry}
+        if "action" in entry:
+            flags.add(entry["action"])
+        return flags == self.flags
+
+
+def _printed(entry: Mapping[str, Any]) -> dict[str, str]:
+    """Return the values of an entry of ``ip -j rule`` by the words of ip-rule(8)."""
+    found = {word: str(entry[word]) for word in RULE_WORDS if word in entry}
+    found |= {"from": _prefix(entry, "src"), "to": _prefix(entry, "dst"), "fwmark": _mark(entry)}
+    if "suppress_prefixlen" in entry:
+        found["suppress_prefixlength"] = str(entry["suppress_prefixlen"])
+    for word, name in (("sport", "sport"), ("dport", "dport"), ("uidrange", "uid")):
+        if f"{name}_start" in entry:
+            found[word] = f"{entry[f'{name}_start']}-{entry[f'{name}_end']}"
+    if "flow_to" in entry:
+        before = f"{entry['flow_from']}/" if "flow_from" in entry else ""
+        found["realms"] = f"{before}{entry['flow_to']}"
+    return {word: _plain(word, value) for word, value in found.items()}
+
+
+def _plain(word: str, value: str) -> str:
+    """Return a value of a rule in one of its forms: protocols as numbers, for example."""
+    if word == "ipproto" and not value.isdecimal():
+        with contextlib.suppress(OSError):
+            return str(socket.getprotobyname(value))
+    if word == "tos":
+        with contextlib.suppress(ValueError):
+            return str(int(value, 0))
+    return value
 
 
 def hops_of(entry: Mapping[str, Any]) -> list[Hop]:
@@ -289,7 +310,7 @@ def rule(text: str) -> Rule:
         elif word == "priority":
             values[word] = str(_number(value, "a priority"))
         else:
-            values[word] = value
+            values[word] = _plain(word, value)
     if len(set(families)) > 1:
         raise Unreadable("addresses of one family", quote(text), "write two rules")
     actions = flags & {"l3mdev", "nop", *DEAD_ENDS}

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Settings"]
 
+#: Names of one setting (ip-sysctl.rst).
+FORWARDING = ("net.ipv4.ip_forward", "net.ipv4.conf.all.forwarding")
 NAMES_OF_TABLES = "/etc/iproute2/"  # where ip(8) finds names of tables
 
 
@@ -31,7 +33,15 @@ class Settings(Look):
     """Rules for the settings of nodes."""
 
     def rules(self) -> tuple[abc.Callable[[], None], ...]:
-        return (self.sysctls, self.routes, self.tables, self.files, self.services, self.binds)
+        return (
+            self.sysctls,
+            self.forwarding,
+            self.routes,
+            self.tables,
+            self.files,
+            self.services,
+            self.binds,
+        )
 
     def sysctls(self) -> None:
         for node in self.t.nodes.values():
@@ -42,6 +52,16 @@ class Settings(Look):
                     hint = "remove it, or give the node a provider of virtual machines: nodes of "
                     hint += f"{self.t.provider_of(node.name)} share this machine's kernel"
                     self.add(self.key("nodes", node.name, "sysctls", name), wanted, name, hint)
+
+    def forwarding(self) -> None:
+        """Refuse two values for one setting: each `up` would set one after the other."""
+        for node in self.t.nodes.values():
+            for name in FORWARDING if node.forward or node.gateway else ():
+                if node.sysctls.get(name, "1") == "0":
+                    at = self.value("nodes", node.name, "sysctls", name)
+                    word = "forward" if node.forward else "gateway"
+                    seen = f"{word}: true, and {name}: 0"
+                    self.add(at, "one value for forwarding", seen, "remove one of them")
 
     def _shares_kernel(self, node: str) -> bool:
         if self.unsure(node, "provider") or self.bad("provider"):
