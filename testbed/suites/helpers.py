@@ -100,8 +100,10 @@ def web_port(lab: LiveLab, container: LiveContainer) -> int:
 
 
 def published(lab: LiveLab, node: Node) -> tuple[LiveContainer, Publish]:
-    """Return a container with a published TCP port, and that port."""
+    """Return a container on docker0 with a published TCP port, and that port."""
     for container in lab.topology.running_on(node.name):
+        if container.network != "bridge":
+            continue
         for port in container.publish:
             if port.protocol == "tcp" and port.address is None:
                 return lab.container(container.name), port

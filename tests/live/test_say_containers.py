@@ -223,6 +223,39 @@ def test_a_changed_network_is_created_again_and_others_are_removed(lab: Lab) -> 
     live.close()
 
 
+SWARM = """
+name: say-span
+networks: {lan: {subnet: 10.168.0.0/24}}
+nodes:
+  m: {networks: {lan: 10.168.0.2}, roles: [docker]}
+  w: {networks: {lan: 10.168.0.3}, roles: [docker]}
+docker: {swarm: [m], networks: {span: {driver: overlay, subnet: SPAN.0/24, attachable: true}}}
+containers:
+  one: {node: m, networks: {span: {ipv4_address: SPAN.10}}}
+  two: {node: w, networks: [span]}
+"""
+
+
+@pytest.mark.long
+def test_containers_of_two_nodes_are_on_a_network_of_the_swarm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TESTBED_STATE", str(tmp_path))
+    lab = Lab("say-span", make_settings())
+    try:
+        for span in ("172.28.0", "172.29.0"):
+            topology = load_text(SWARM.replace("SPAN", span), "span.yaml")
+            lab.up(topology, replace=True)
+            live = LiveLab(lab.context())
+            page = said(live, "two", "curl", "-s", "--max-time", "5", "http://one/")
+            live.close()
+            assert f'"server": "{span}.10:80"' in page
+            assert lab.up(topology).changed == []
+            assert status(lab.context()).ok
+    finally:
+        lab.down()
+
+
 @pytest.mark.skipif(not MACVLAN, reason="the kernel has no macvlan")
 @pytest.mark.long
 def test_the_example_of_the_documentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

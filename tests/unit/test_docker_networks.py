@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 from test_engine_calls import engine
@@ -16,7 +17,7 @@ from testbed.labs import plan
 from testbed.labs.lab import Lab
 from testbed.observe.graph import _node
 from testbed.report.picture import draw
-from testbed.roles.docker import glance, status
+from testbed.roles.docker import glance, network_steps, status
 from testbed.roles.docker.drawn import bridges
 from testbed.roles.docker.engine import Endpoint, NetworkState
 from testbed.roles.docker.glance import Glance
@@ -212,6 +213,24 @@ BAD: dict[str, Bad] = {
     "published on macvlan": bad(
         nets("mac: {driver: macvlan}", 'web: {node: n1, networks: [mac], §publish: ["80:80"]}'),
         "a bridge network",
+    ),
+    "overlay without a swarm": bad(nets("x: {driver: §overlay}"), "a swarm"),
+    "overlay on some nodes": bad(
+        nets("x: {driver: overlay, §nodes: [n1]}", more="  swarm: [n1]\n"), "all of the swarm"
+    ),
+    "overlay that is not attachable": bad(
+        nets("x: {driver: overlay}", "web: {node: n1, networks: [§x]}", more="  swarm: [n1]\n"),
+        "attachable: true",
+    ),
+    "address twice on an overlay": bad(
+        nets(
+            "x: {driver: overlay, attachable: true, subnet: 172.30.0.0/24}",
+            "web: {node: n1, networks: {x: {ipv4_address: 172.30.0.9}}}\n"
+            "  db: {node: n2, networks: {x: {ipv4_address: §172.30.0.9}}}",
+            head=TWO,
+            more="  swarm: [n1]\n",
+        ),
+        "again, of web",
     ),
     "networks without Docker": bad(
         "name: t\nnodes: {a: {}}\ndocker:\n  §networks: {front: {}}\n", "role docker"
@@ -676,6 +695,69 @@ def test_networks_on_links_wait_for_the_lab() -> None:
         steps = plan.make(topology(f"x1: {{driver: {driver}}}", text)).steps
         assert steps["networks n1"].ahead is ahead
         assert steps["container n1/web"].ahead is ahead
+
+
+def test_an_overlay_is_made_by_the_first_manager_for_all_nodes() -> None:
+    found = topology(
+        "x: {driver: overlay, attachable: true}\n    local:",
+        "web: {node: n1, networks: [x]}\n  db: {node: n2, networks: [x, local]}\n"
+        "  own: {node: n2, networks: [local]}",
+        head=TWO,
+        more="  swarm: [n2, n1]\n",
+    )
+    assert [one.name for one in on_node(found, "n1")] == []
+    assert [one.name for one in on_node(found, "n2")] == ["x", "local"]
+    steps = plan.make(found).steps
+    assert set(steps["networks n2"].needs) == {"images n2", "swarm n2"}
+    assert set(steps["container n1/web"].needs) == {"images n1", "networks n2"}
+    assert set(steps["container n2/db"].needs) == {"networks n2"}
+    assert not any(steps[name].ahead for name in steps if "/" in name or "networks" in name)
+
+
+def test_an_overlay_is_removed_with_the_containers_of_all_nodes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A swarm releases it a moment after its last container has gone."""
+    done: list[str] = []
+    overlay = NetworkState("x", "1", "overlay", (), internal=False, digest="d")
+
+    class One:
+        def __init__(self, node: str) -> None:
+            self.node = node
+
+        def __enter__(self) -> Self:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def names(self, *, label: str) -> set[str]:
+            assert label == "testbed.labs=t"
+            return {f"{self.node}-on", f"{self.node}-off"}
+
+        def find(self, name: str) -> Any:
+            networks = {"x": Endpoint("1")} if name.endswith("-on") else {}
+            return SimpleNamespace(networks=networks)
+
+        def remove(self, name: str) -> None:
+            done.append(name)
+            if name == "n2-on":
+                raise LabError("no such container")
+
+        def remove_network(self, network: NetworkState) -> list[str]:
+            done.append(network.name)
+            if done.count("x") == 1:
+                raise LabError("network x is in use by task 1")
+            return []
+
+    context: Any = SimpleNamespace(
+        topology=topology("local:", head=TWO), lab="t", node=lambda name: name,
+        given_up=threading.Event(), waiting=lambda _: None,
+    )  # fmt: skip
+    monkeypatch.setattr(network_steps, "Engine", One)
+    manager: Any = One("n1")
+    assert network_steps._remove(context, manager, overlay) == ["n1-on", "n2-on"]
+    assert done == ["n1-on", "n2-on", "x", "x"]
 
 
 def test_the_plan_says_what_is_made() -> None:

@@ -249,6 +249,20 @@ def test_in_compose_a_container_on_a_link_of_a_node_is_on_its_network() -> None:
     assert "a-near" not in found["networks"]
 
 
+def test_in_compose_an_overlay_is_one_network_for_all_nodes() -> None:
+    text = (
+        "name: t\nnetworks: {lan: {subnet: 10.0.0.0/29}}\nnodes:\n"
+        "  a: {networks: {lan: 10.0.0.2}, roles: [docker]}\n"
+        "  b: {networks: {lan: 10.0.0.3}, roles: [docker]}\n"
+        "docker: {swarm: [a], networks: {x: {driver: overlay, attachable: true}}}\n"
+        "containers: {c1: {node: a, networks: [x]}, c2: {node: b, networks: [x]}}\n"
+    )
+    found, left_out = composed(load_text(text, "t"))
+    assert [found["services"][name]["networks"] for name in ("c1", "c2")] == [{"swarm-x": {}}] * 2
+    assert found["networks"]["swarm-x"]["driver"] == "bridge"
+    assert "docker.networks.x.driver" in left_out
+
+
 def test_compose_publishes_no_port_of_two_ranges() -> None:
     head = "name: t\nnodes: {a: {roles: [docker], networks: {n: 10.0.0.2}}, b: {roles: [docker], "
     text = head + "networks: {n: 10.0.0.3}}}\nnetworks: {n: {subnet: 10.0.0.0/24}}\n"

@@ -11,8 +11,8 @@ from testbed.errors import LabError
 from testbed.roles.base import still_alive
 from testbed.roles.container import enter
 from testbed.roles.docker.engine import ContainerState, Engine
-from testbed.roles.docker.network_steps import are_joined, free_addresses
-from testbed.roles.docker.networks import on_bridges
+from testbed.roles.docker.network_steps import are_joined, free_addresses, overlay_needs
+from testbed.roles.docker.networks import OVERLAY, drivers
 from testbed.roles.docker.settle import ending, has_ended, is_settled, removed, start_failed
 from testbed.steps.step import Step
 from testbed.steps.wait import Wait
@@ -48,13 +48,13 @@ def container_steps(topology: Topology, node: str, after: str) -> Iterator[Step]
     for container in _in_order(topology, node):
         about = _about(container)
         # A port on one of the node's addresses has to wait for the node's networks.
-        here = all(port.address is None for port in container.publish) and on_bridges(
-            topology, container
-        )
+        used = drivers(topology, container)
+        here = all(port.address is None for port in container.publish) and used <= {"bridge"}
+        needs = (after, *overlay_needs(topology, node)) if OVERLAY in used else (after,)
         step = Step(
             container_step(container),
             about,
-            (after,),
+            needs,
             heavy=True,
             ahead=here and ahead,
             act=_make(topology, container),

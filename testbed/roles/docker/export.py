@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from testbed.exports.base import Export, Exported, LeftOut, Subject, comment, dump, unsaid
 from testbed.nodes import wiring
-from testbed.roles.docker.networks import PARENT, DockerNetwork, networks_of, on_nodes
+from testbed.roles.docker.networks import OVERLAY, PARENT, DockerNetwork, networks_of, on_nodes
 from testbed.roles.docker.section import DEFAULT_BIP, DockerSection
 from testbed.topology.attach import BRIDGE
 from testbed.topology.settings import Sysctls
@@ -157,6 +157,9 @@ class _Writer:
             yield self._bridge(node), {"ipam": pool} if pool else {}
 
         for own in networks_of(topology).values():
+            if own.driver == OVERLAY:
+                reason = "your one engine is no swarm: a bridge network"
+                self.left_out.append(LeftOut((f"docker.networks.{own.name}.driver",), reason))
             for node in on_nodes(topology, own):
                 if self._lan(node, own) is None:
                     yield self._docker_network(node, own.name), self._settings(own)
@@ -177,7 +180,7 @@ class _Writer:
             for subnet, gateway, part in network.pools()
         ]
         return {
-            "driver": network.driver,
+            "driver": "bridge" if network.driver == OVERLAY else network.driver,
             **({"driver_opts": options} if options else {}),
             **({"internal": True} if network.internal else {}),
             **({"attachable": True} if network.attachable else {}),
@@ -186,8 +189,9 @@ class _Writer:
         }
 
     def _docker_network(self, node: str, network: str) -> str:
-        """Return the name of a node's own Docker network."""
-        name = f"{node}-{network}"
+        """Return the name of a node's own Docker network, or of one of the swarm."""
+        found = networks_of(self.topology).get(network)
+        name = f"{'swarm' if found and found.driver == OVERLAY else node}-{network}"
         while name in {*self.topology.networks, self._bridge(node)}:
             name += "-1"
         return name

@@ -6,7 +6,14 @@ import re
 from ipaddress import IPv4Network
 from typing import TYPE_CHECKING
 
-from testbed.roles.docker.networks import ON_LINKS, PARENT, networks_of, on_node, on_nodes
+from testbed.roles.docker.networks import (
+    ON_LINKS,
+    OVERLAY,
+    PARENT,
+    networks_of,
+    on_node,
+    on_nodes,
+)
 from testbed.roles.docker.section import ROLE, DockerSection, engine_of
 from testbed.topology import tree
 from testbed.topology.attach import BRIDGE
@@ -35,6 +42,7 @@ class NetworkChecks(Look):
             self.subnets,
             self.gateways_and_ranges,
             self.nodes_are_there,
+            self.overlays,
             self.links_are_there,
             self.subnets_are_apart,
             self.engine_is_new_enough,
@@ -104,6 +112,20 @@ class NetworkChecks(Look):
                 if self.on_known_node(node, path, ROLE) and not self.has_role(node, ROLE):
                     wanted = "a node with the role docker"
                     self.add(self.value(*path), wanted, quote(node), "add the role, or remove it")
+
+    def overlays(self) -> None:
+        docker = DockerSection.find(self.t)
+        for network in self._networks.values():
+            if network.driver != OVERLAY:
+                continue
+            if docker and not docker.swarm and not self.bad(ROLE, "swarm"):
+                hint = "write docker: {swarm: [NODE]} with its managers, or use another driver"
+                at = self.value(*self._path(network.name, "driver"))
+                self.add(at, "a swarm for an overlay network", "none", hint)
+            if network.nodes:
+                at = self.key(*self._path(network.name, "nodes"))
+                hint = "remove it"
+                self.add(at, "no nodes of an overlay, which all of the swarm have", "some", hint)
 
     def links_are_there(self) -> None:
         for network in self._networks.values():
@@ -207,6 +229,10 @@ class NetworkChecks(Look):
                 hint = f"add {container.node} to its nodes, or move the container"
                 wanted = f"a network that {container.node} has"
                 self.add(self._at(container, one.name), wanted, seen, hint)
+            if network and network.driver == OVERLAY and not network.attachable:
+                hint = f"write docker: {{networks: {{{one.name}: {{attachable: true}}}}}}"
+                wanted = "an attachable overlay network for a container"
+                self.add(self._at(container, one.name), wanted, f"{one.name}, which is not", hint)
 
     def _settings(self, container: Container) -> None:
         old = self._old(container.node)
@@ -245,6 +271,8 @@ class NetworkChecks(Look):
         self, node: str, network: DockerNetwork
     ) -> tuple[tuple[str, str], dict[object, str]]:
         """Return a name of the segment of a network, and the addresses of nodes there."""
+        if network.driver == OVERLAY:
+            return ("", f"{OVERLAY} {network.name}"), {}
         parent = network.driver_opts.get(PARENT, "")
         lan = self._links(node).get(parent) if network.driver in ON_LINKS else None
         if lan is None:
@@ -316,7 +344,8 @@ def _has_gateway(network: DockerNetwork) -> bool:
 
     It depends on the engine for networks on a link, and for isolated ones (moby #50985).
     """
-    return network.driver == "bridge" and not any("gateway_mode" in o for o in network.driver_opts)
+    usual = network.driver in ("bridge", OVERLAY)
+    return usual and not any("gateway_mode" in o for o in network.driver_opts)
 
 
 def _inside(part: Network, subnet: Network) -> bool:

@@ -6,13 +6,18 @@ containers. Networks of the lab that the file no longer has are removed.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from testbed.errors import LabError
 from testbed.nodes.marks import note, noted
-from testbed.roles.docker.engine import Engine
-from testbed.roles.docker.networks import ON_LINKS, on_node
+from testbed.roles.docker.engine import LAB, Engine
+from testbed.roles.docker.networks import OVERLAY, on_node
+from testbed.roles.docker.section import ROLE, DockerSection
+from testbed.roles.docker.swarm import swarm_step
 from testbed.steps.step import Step
+from testbed.steps.wait import Wait
 
 if TYPE_CHECKING:
     from testbed.roles.docker.engine import ContainerState, NetworkState
@@ -20,6 +25,7 @@ if TYPE_CHECKING:
     from testbed.topology.containers import Container
     from testbed.topology.model import Topology
 
+RELEASE_SECONDS = 60.0  # until a swarm has released a network without containers
 MADE = "docker-networks"  # mark: the networks that `up` has created, with their IDs
 
 
@@ -33,9 +39,17 @@ def networks_steps(topology: Topology, node: str, after: str) -> Iterator[Step]:
     wanted = on_node(topology, node)
     if wanted:
         about = f"Docker networks: {', '.join(map(str, wanted))}"
-        # A link of the node is there only when it is on the lab's networks.
-        ahead = not any(one.driver in ON_LINKS for one in wanted)
-        yield Step(networks_step(node), about, (after,), ahead=ahead, act=_make(topology, node))
+        # Links and swarms are there only when the node is on the lab's networks.
+        drivers = {one.driver for one in wanted}
+        needs = (after, swarm_step(node)) if OVERLAY in drivers else (after,)
+        ahead = drivers <= {"bridge"}
+        yield Step(networks_step(node), about, needs, ahead=ahead, act=_make(topology, node))
+
+
+def overlay_needs(topology: Topology, node: str) -> tuple[str, ...]:
+    """Return the step that other nodes of the swarm wait for: the first manager's networks."""
+    first = DockerSection.of(topology).swarm[0]
+    return () if first == node else (networks_step(first),)
 
 
 def _make(topology: Topology, node: str) -> Callable[[Context], tuple[str, bool]]:
@@ -49,12 +63,12 @@ def _make(topology: Topology, node: str) -> Callable[[Context], tuple[str, bool]
             before = noted(machine, MADE)
             for name, state in there.items():
                 if name not in wanted and before.get(name) == state.id:
-                    said += _removed(engine, state, "removed")
+                    said += _removed(context, engine, state, "removed")
             made = {}
             for name, network in wanted.items():
                 found = there.get(name)
                 if found is not None and found.digest != network.digest:
-                    said += _removed(engine, found, "created again")
+                    said += _removed(context, engine, found, "created again")
                     found = engine.create_network(context.lab, network)
                 elif found is None:
                     again = name in before
@@ -68,11 +82,35 @@ def _make(topology: Topology, node: str) -> Callable[[Context], tuple[str, bool]
     return act
 
 
-def _removed(engine: Engine, network: NetworkState, what: str) -> list[str]:
+def _removed(context: Context, engine: Engine, network: NetworkState, what: str) -> list[str]:
     """Remove a network, and say so."""
-    containers = engine.remove_network(network)
+    containers = _remove(context, engine, network)
     with_them = f" with {' and '.join(containers)}" if containers else ""
     return [f"{network.name} {what}{with_them}"]
+
+
+def _remove(context: Context, engine: Engine, network: NetworkState) -> list[str]:
+    """Remove a network with the lab's containers on it, on all nodes; return these."""
+    if network.driver != OVERLAY:
+        return engine.remove_network(network)
+    removed = []
+    for node in context.topology.with_role(ROLE):
+        with Engine(context.node(node.name)) as one:
+            for name in sorted(one.names(label=f"{LAB}={context.lab}")):
+                found = one.find(name)
+                if found is not None and network.name in found.networks:
+                    with contextlib.suppress(LabError):  # its own step may remove it meanwhile
+                        one.remove(name)
+                    removed.append(name)
+    wait = Wait(context, f"the swarm to let go of the network {network.name}", RELEASE_SECONDS)
+    while True:  # managers hear a moment later that its containers are gone
+        try:
+            engine.remove_network(network)
+        except LabError as error:
+            wait.saw(error.message)
+            wait.pause()
+        else:
+            return sorted(removed)
 
 
 def remove_all(context: Context, engine: Engine, node: str) -> bool:
@@ -85,7 +123,7 @@ def remove_all(context: Context, engine: Engine, node: str) -> bool:
         return False
     for name, state in engine.networks().items():
         if before.get(name) == state.id:
-            engine.remove_network(state)
+            _remove(context, engine, state)
     note(machine, MADE, {})
     return True
 

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from testbed.topology.containers import Container
     from testbed.topology.model import Topology
 
-Driver: TypeAlias = "Literal['bridge', 'macvlan', 'ipvlan']"
-DRIVERS: tuple[Driver, ...] = ("bridge", "macvlan", "ipvlan")
+Driver: TypeAlias = "Literal['bridge', 'macvlan', 'ipvlan', 'overlay']"
+DRIVERS: tuple[Driver, ...] = ("bridge", "macvlan", "ipvlan", "overlay")
+#: The driver of networks of a whole swarm.
+OVERLAY = "overlay"
 #: Drivers whose networks are parts of a link of the node.
 ON_LINKS = ("macvlan", "ipvlan")
 PARENT = "parent"  #: the option of these drivers that names the link
@@ -51,7 +53,7 @@ class DockerNetwork(Block):
     driver: Driver = key(
         Choice("a driver", DRIVERS),
         "Driver: bridge; macvlan or ipvlan for containers on a link of the node, which the "
-        "driver option `parent` names.",
+        "driver option `parent` names; overlay for all nodes of `docker.swarm`.",
         default="bridge",
     )
     subnet: tuple[Network, ...] = key(
@@ -71,7 +73,9 @@ class DockerNetwork(Block):
     )
     internal: bool = key(Flag(), "No connection to anything outside of the network.", default=False)
     attachable: bool = key(
-        Flag(), "Containers that are no part of a service can be on it.", default=False
+        Flag(),
+        "Containers that are no part of a service can be on an overlay network.",
+        default=False,
     )
     enable_ipv6: bool = key(
         Flag(),
@@ -129,7 +133,11 @@ def networks_of(topology: Topology) -> Mapping[str, DockerNetwork]:
 
 
 def on_nodes(topology: Topology, network: DockerNetwork) -> tuple[str, ...]:
-    """Return the nodes on which a network is created."""
+    """Return the nodes on which a network is created; the first manager for an overlay."""
+    if network.driver == OVERLAY:
+        from testbed.roles.docker.section import DockerSection
+
+        return DockerSection.of(topology).swarm[:1]
     if network.nodes:
         return network.nodes
     members = [c.node for c in topology.containers.values() if network.name in c.networks]
@@ -143,7 +151,7 @@ def on_node(topology: Topology, node: str) -> tuple[DockerNetwork, ...]:
     return tuple(one for one in found if node in on_nodes(topology, one))
 
 
-def on_bridges(topology: Topology, container: Container) -> bool:
-    """Tell whether a container is on no network that is part of a link of the node."""
+def drivers(topology: Topology, container: Container) -> set[Driver]:
+    """Return the drivers of the networks of the file that a container is on."""
     known = networks_of(topology)
-    return all(known[one].driver not in ON_LINKS for one in container.networks if one in known)
+    return {known[one].driver for one in container.networks if one in known}
