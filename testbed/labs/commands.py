@@ -70,7 +70,7 @@ def in_container(
         env = _with_home(env, login)
     if given.folder:
         options.append(f"--wdns={given.folder}")
-    words = [*enter(container.pid, tty=tty), *options, *argv]
+    words = [*enter(container.pid, tty=tty, user=container.state.user), *options, *argv]
     if "PATH" in env:  # that of the container; the programs before it are the node's
         found = container.node.run(["sh", "-c", 'command -v "$1"', "sh", words[0]]).stdout.strip()
         words = [found, *words[1:]]

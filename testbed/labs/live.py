@@ -63,7 +63,7 @@ class LiveContainer:
         """Return the node's command that runs ``argv`` in the container."""
         # The environment of the node's commands is not that of the image's programs.
         without = [word for name in self.node.env for word in ("-u", name)] if mounts else []
-        return [*(["env", *without] if without else []), *enter(self.pid, mounts=mounts), *argv]
+        return [*(["env", *without] if without else []), *self._enter(mounts=mounts), *argv]
 
     def run(
         self,
@@ -91,14 +91,17 @@ class LiveContainer:
 
         See :meth:`Node.attach`.
         """
-        return self.node.attach([*enter(self.pid, tty=tty), *argv], tty=tty, inside=self.pid)
+        return self.node.attach([*self._enter(tty=tty), *argv], tty=tty, inside=self.pid)
+
+    def _enter(self, *, mounts: bool = True, tty: bool = False) -> Sequence[str]:
+        return enter(self.pid, mounts=mounts, tty=tty, user=self.state.user)
 
     @property
     def host(self) -> testinfra.host.Host:
         """The container as a testinfra host, with the image's own programs."""
         from testbed.nodes.testinfra_backend import host_of
 
-        prefix = enter(self.pid)
+        prefix = self._enter()
         return host_of(self.node, container=self.name, prefix=prefix, env=self.env)
 
 

@@ -19,7 +19,7 @@ class ContainerProcess:
     ``pid`` is its first process in the node's PID namespace. ``address`` is the address on its
     first network, empty if it has none of its own. ``env`` is the environment of its commands,
     as NAME=VALUE. ``addresses`` are those on each of its networks by name, without any on a network
-    without IPv4.
+    without IPv4. ``user`` is true if it has a user namespace of its own.
     """
 
     name: str
@@ -28,6 +28,7 @@ class ContainerProcess:
     address: str
     env: tuple[str, ...] = ()
     addresses: Mapping[str, str] = field(default_factory=dict)
+    user: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,19 +69,21 @@ def choose(containers: Mapping[str, ContainerProcess], name: str) -> ContainerPr
     return meant[0] if len(meant) == 1 else None
 
 
-def enter(pid: int, *, mounts: bool = True, tty: bool = False) -> Sequence[str]:
+def enter(pid: int, *, mounts: bool = True, tty: bool = False, user: bool = False) -> Sequence[str]:
     """Return the command prefix that enters a container from its node.
 
     With ``mounts`` False the command enters only the container's network namespace, so it is
     the node's own program and need not be in the image. With ``tty`` the command leads a session
     of its own, as on a terminal. Otherwise nsenter(1) leads the session, and Ctrl-C ends nsenter
-    before the command can handle it.
+    before the command can handle it. ``user`` is for a container with a user namespace of its own,
+    in which its programs run.
     """
+    mapped = ("--user",) if user else ()
     target = f"--target={pid}"
     if not mounts:
         return ("nsenter", target, "--net")
     if not tty:
-        return ("nsenter", target, "--mount", "--uts", "--ipc", "--net", "--pid")
+        return ("nsenter", target, *mapped, "--mount", "--uts", "--ipc", "--net", "--pid")
     # The mounts come last: setsid(1) and /proc with the target are the node's.
     outer = ("nsenter", target, "--uts", "--ipc", "--net", "--pid")
-    return (*outer, "setsid", "--ctty", "nsenter", target, "--mount")
+    return (*outer, "setsid", "--ctty", "nsenter", target, *mapped, "--mount")

@@ -124,6 +124,9 @@ def test_user_namespaces_are_the_nodes_own(lab: Lab) -> None:
         pid = live(lab).container(container).pid
         mapped = lab.node(node).get(f"/proc/{pid}/uid_map").split()
         assert mapped[:2] == [b"0", b"100000"]
+        inside = ["cat", "/proc/self/uid_map"]
+        said = live(lab).container(container).run(inside, mounts=True).out.split()
+        assert said[:2] == mapped[:2]
         assert b"dockremap:100000:" in lab.node(node).get("/etc/subuid")
     assert {path: Path(path).read_bytes() for path in HOST_FILES} == machine
     change(lab, "x", "x")

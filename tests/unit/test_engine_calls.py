@@ -15,7 +15,7 @@ from topology_texts import DOCKER
 from testbed.errors import LabError, NoAnswer
 from testbed.nodes.base import NodeSpec
 from testbed.nodes.fake import Answer, FakeProvider
-from testbed.roles.container import ContainerProcess, choose
+from testbed.roles.container import ContainerProcess, choose, enter
 from testbed.roles.docker import glance, processes
 from testbed.roles.docker.engine import ContainerState, Endpoint, Engine, load, no_answer, preload
 from testbed.topology import load_text
@@ -337,6 +337,37 @@ def test_a_containers_process_has_its_environment() -> None:
     )
     (bare,) = processes._read({"Name": "web", "ID": "1", "State": {"Pid": 1}, "Config": None})
     assert bare == ContainerProcess("web", "1", 1, "", ("HOSTNAME=",))
+
+
+@pytest.mark.parametrize(
+    ("mapped", "user"),
+    [(b"0 100000 65536\n", True), (b"         0          0 4294967295\n", False), (None, True)],
+)
+def test_a_container_of_a_remapped_daemon_has_its_user_namespace(
+    mapped: bytes | None, *, user: bool
+) -> None:
+    """Unless it was started with --userns=host."""
+    record = json.loads(FULL % ONE.encode())
+    (plain,) = processes._read(
+        record | {"HostnamePath": f"/var/lib/docker/containers/{ONE}/hostname"}
+    )
+    assert not plain.user
+    path = f"/var/lib/docker/100000.100000/containers/{ONE}/hostname"
+    (found,) = processes._read(record | {"HostnamePath": path})
+    assert found.user
+    node = FakeProvider().create_one("lab", NodeSpec("node1", "-"))
+    if mapped is not None:
+        node.put(mapped, "/proc/77/uid_map")
+    assert processes._with_user(node, found).user == user
+    assert processes._with_user(node, plain) is plain
+
+
+@pytest.mark.parametrize("tty", [False, True])
+def test_the_images_programs_run_in_the_user_namespace(*, tty: bool) -> None:
+    assert "--user" in enter(77, tty=tty, user=True)
+    assert "--user" not in enter(77, tty=tty)
+    # The node's own programs have the rights of the node.
+    assert "--user" not in enter(77, mounts=False, user=True)
 
 
 def node_with(*found: tuple[str, str, int]) -> Any:

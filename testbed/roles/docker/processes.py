@@ -7,7 +7,9 @@ survive the engine. So this module reads only these files and the kernel's.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from testbed.roles.container import ContainerProcess
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
 #: configFileName). With userns-remap, the data root is UID.GID below the usual one.
 DATA = "/var/lib/docker"
 FOLDERS = rf"{DATA}/([0-9]+\.[0-9]+|([0-9]+\.[0-9]+/)?containers(/.*)?)"
+#: Folder of a container of a daemon with userns-remap.
+REMAPPED = re.compile(rf"{DATA}/[0-9]+\.[0-9]+/")
+EVERY_ID = [b"0", b"0", b"4294967295"]  # the map of a process in no user namespace of its own
 LIST = ("find", DATA, "-regextype", "posix-extended", "-mindepth", "1", "-maxdepth", "4",
         "(", "-regex", FOLDERS, "-o", "-prune", ")", "-name", "config.v2.json",
         "-exec", "cat", "{}", ";", "-printf", r"\0")  # fmt: skip
@@ -31,7 +36,8 @@ def containers(node: Node) -> dict[str, ContainerProcess]:
     not answer.
     """
     found = (one for data in recorded(node) for one in _read(data))
-    return {one.name: one for one in sorted(found, key=lambda one: one.name) if _runs(node, one)}
+    running = (one for one in sorted(found, key=lambda one: one.name) if _runs(node, one))
+    return {one.name: _with_user(node, one) for one in running}
 
 
 def recorded(node: Node) -> Iterator[Mapping[str, Any]]:
@@ -60,9 +66,21 @@ def _read(data: Mapping[str, Any]) -> Iterator[ContainerProcess]:
         env = (f"HOSTNAME={config.get('Hostname', '')}", *map(str, config.get("Env") or ()))
         name = str(data["Name"]).lstrip("/")
         if pid > 0:
-            yield ContainerProcess(name, str(data["ID"]), pid, address, env, addresses)
+            remapped = REMAPPED.match(str(data.get("HostnamePath"))) is not None
+            yield ContainerProcess(name, str(data["ID"]), pid, address, env, addresses, remapped)
     except (ValueError, LookupError, TypeError, AttributeError):
         return
+
+
+def _with_user(node: Node, container: ContainerProcess) -> ContainerProcess:
+    """Return the container without a user namespace if it has none (docker run --userns=host)."""
+    if not container.user:
+        return container
+    try:
+        mapped = node.get(f"/proc/{container.pid}/uid_map").split()
+    except OSError:
+        return container
+    return replace(container, user=mapped != EVERY_ID)
 
 
 def _runs(node: Node, container: ContainerProcess) -> bool:
