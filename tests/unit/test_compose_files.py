@@ -128,6 +128,9 @@ def test_paths_that_are_not_absolute_are_of_this_machine(folder: Folder, bench: 
     def volumes(*sources: str) -> list[dict[str, Any]]:
         return [{"type": "bind", "source": one, "target": f"/{i}"} for i, one in enumerate(sources)]
 
+    def device(path: str) -> dict[str, Any]:
+        return {"driver_opts": {"type": "none", "o": "bind", "device": path}}
+
     named = {"type": "volume", "source": "named", "target": "/n"}
     folder.says(
         {
@@ -136,17 +139,19 @@ def test_paths_that_are_not_absolute_are_of_this_machine(folder: Folder, bench: 
             },
             "secrets": {"s": {"file": "/h/s"}, "e": {"environment": "TOKEN"}},
             "configs": {"c": {"file": "/c"}, "d": {"content": "x"}},
+            "volumes": {"b": device("/h/v"), "c": device("/v"), "d": device(":/v"), "e": {}},
         },
         {
             "services": {"a": {"image": "x", "volumes": [*volumes("./a", "/b", "~/c"), named]}},
             "secrets": {"s": {"file": "s"}, "e": {"environment": "TOKEN"}},
             "configs": {"c": {"file": "/c"}, "d": {"content": "x"}},
+            "volumes": {"b": device("v"), "c": device("/v"), "d": device(":/v"), "e": {}},
         },
     )
     topology = replace(folder.topology, variables={"TOKEN": "t"})
     found = compose.read(bench.store, topology, "node1")
-    assert [str(bind.path) for bind in found.binds] == ["/h/a", "/root/c", "/h/s"]
-    assert [bind.read_only for bind in found.binds] == [False, False, True]
+    assert [str(bind.path) for bind in found.binds] == ["/h/a", "/root/c", "/h/v", "/h/s"]
+    assert [bind.read_only for bind in found.binds] == [False, False, False, True]
     assert found.env == {"TOKEN": "t"}
     assert found.images == ["x"]
     assert found.services["a"]["labels"] == {"testbed.labs": "lab"}
@@ -159,7 +164,9 @@ def test_a_build_is_refused_unless_an_image_is_named(folder: Folder, bench: Benc
         compose.read(bench.store, folder.topology, "node1")
     assert "compose.yaml" in caught.value.where
     assert "--images-from" in (caught.value.hint or "")
-    folder.says({"services": {"a": {**build, "image": "x", "pull_policy": "build"}}})
+    folder.says(
+        {"services": {"a": {**build, "image": "x", "pull_policy": "build", "label_file": ["/l"]}}}
+    )
     (service,) = compose.read(bench.store, folder.topology, "node1").services.values()
     assert service.keys() == {"image", "labels"}
 
@@ -314,7 +321,10 @@ def test_files_arrive_on_the_node(folder: Folder, bench: Bench) -> None:
     with tarfile.open(fileobj=io.BytesIO(sent.input or b"")) as archive:
         modes = {entry.name: entry.mode for entry in archive}
     assert modes["html/index"] == 0o640
-    assert ("mkdir", "-p", sources[1]) in bench.provider.asked("run", "node1")
+    ran = bench.provider.asked("run", "node1")
+    assert ("mkdir", "-p", sources[1]) in ran
+    assert ("find", sources[0], "-mindepth", "1", "-delete") in ran
+    assert not any(words[:2] == ("find", sources[1]) for words in ran), "containers write there"
 
     assert up(bench, folder.topology) == []
     (html / "index").write_text("another")

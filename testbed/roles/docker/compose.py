@@ -46,6 +46,8 @@ MAX_COPIED = 256 << 20  # bytes of the files that are copied to a node
 READ_SECONDS = 60.0
 UP_SECONDS = 600.0
 STOP_SECONDS = 2
+#: Keys of a service that have no further meaning on a node: their files have been read.
+DONE = ("build", "pull_policy", "env_file", "label_file", "develop")
 #: Prints those of its arguments that exist.
 EXISTING = 'for path; do [ -e "$path" ] && printf "%s\\0" "$path"; done; true'
 #: A line of Compose's own log (logfmt).
@@ -113,8 +115,8 @@ def read(store: Store, topology: Topology, node: str) -> Project:
     _refuse_builds(model, paths)
     binds = list(_binds(model, written))
     for service in model.get("services", {}).values():
-        service.pop("build", None)
-        service.pop("pull_policy", None)
+        for name in DONE:
+            service.pop(name, None)
         service["labels"] = {**(service.get("labels") or {}), LAB: topology.name}
     named = [
         one["environment"]
@@ -176,6 +178,12 @@ def _binds(model: dict[str, Any], written: dict[str, Any]) -> Iterator[Bind]:
         for volume, as_written in volumes:
             if volume.get("type") == "bind" and is_here(as_written.get("source")):
                 yield Bind(volume, "source", bool(volume.get("read_only")))
+    for name, volume in (model.get("volumes") or {}).items():
+        options = volume.get("driver_opts") or {}
+        as_written = written["volumes"][name].get("driver_opts") or {}
+        # Compose makes a path of one that is not absolute, if the volume is a bind.
+        if str(options.get("device")).startswith("/") and is_here(as_written.get("device")):
+            yield Bind(options, "device", read_only=False)
     for kind in ("configs", "secrets"):
         for name, one in (model.get(kind) or {}).items():
             if "file" in one and is_here(written[kind][name].get("file")):
@@ -260,6 +268,7 @@ def _place(
 ) -> None:
     """Copy the project's files to a node, and write the paths on the node into the model."""
     places = {path: f"{FOLDER}/{_short(path)}/{path.name}" for path in copied}
+    written = {bind.path for bind in project.binds if not bind.read_only}
     total = 0
     for path, place in places.items():
         data = _packed(path)
@@ -271,7 +280,9 @@ def _place(
                 hint="add :ro to a volume that no container writes to; it is not copied then",
             )
         parent = os.path.dirname(place)  # noqa: PTH120  a path on the node
-        machine.run(["mkdir", "-p", place if not path.exists() else parent])
+        machine.run(["mkdir", "-p", parent if path.is_file() else place])
+        if path.is_dir() and path not in written:  # what has gone here goes there, too
+            machine.run(["find", place, "-mindepth", "1", "-delete"])
         if data:
             # In place: a file that a container has already bound stays the same.
             argv = ["tar", "-x", "--overwrite", "-p", "-f", "-", "-C", parent]
