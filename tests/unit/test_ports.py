@@ -336,3 +336,30 @@ def test_addresses_of_ipv6_that_cannot_be(old: str, new: str, seen: str) -> None
     found = problems(SIX.replace(old, new))
     assert seen in [problem.seen for problem in found]
     assert all(problem.hint for problem in found)
+
+
+# -- equal subnets --------------------------------------------------------------------------------
+
+HOMES = """
+name: t
+networks: {h1: {subnet: 10.0.2.0/24}, h2: {subnet: 10.0.2.0/24}, wan: {subnet: 192.0.2.0/24}}
+nodes:
+  a: {networks: {h1: 10.0.2.15}}
+  b: {networks: {h2: 10.0.2.15}}
+  nat1: {networks: {h1: 10.0.2.2, wan: 192.0.2.1}, forward: true}
+  nat2: {networks: {h2: 10.0.2.2, wan: 192.0.2.2}, forward: true}
+  isp: {networks: {wan: 192.0.2.254}, gateway: true}
+"""
+
+
+@pytest.mark.parametrize("forward", ["forward", "gateway"])
+def test_equal_subnets_behind_routers_are_apart(forward: str) -> None:
+    text = HOMES.replace("forward", forward).replace(", gateway: true}\n  isp", "}\n  isp")
+    topology = load_text(text.replace("254}, gateway: true", "254}"), "t.yaml")
+    assert "10.0.2.15 a" in hosts(topology, "a")
+    assert not {"b", "nat2"} & set(hosts(topology, "a").split()), "10.0.2.15 is a itself"
+    assert "192.0.2.2 nat2" in hosts(topology, "nat1")
+    # One of them would be out of reach for a node on both.
+    (problem,) = problems(text.replace("254}, gateway: true", "254}").replace(
+        "h1: 10.0.2.15", "h1: 10.0.2.15, h2: 10.0.2.16"))  # fmt: skip
+    assert problem.seen == "10.0.2.0/24 again, the subnet of h1"

@@ -48,10 +48,10 @@ class Networks(Look):
     def networks_are_apart(self) -> None:
         """Require different subnets.
 
-        Of two networks with equal ones a node could reach only one. Separate networks may have the
-        same subnet, as behind two NATs.
+        Of two networks with equal ones a node on both could reach only one. Other networks may have
+        the same subnet, also if gateways join them, as those behind two NATs.
         """
-        for names in self._joined():
+        for names in self._together():
             subnets: list[Subnet] = [
                 (n.subnet, n.name, self.subnet(n))
                 for n in self.t.networks.values()
@@ -74,32 +74,11 @@ class Networks(Look):
             )
         return hint
 
-    def _joined(self) -> list[set[str]]:
-        """Return the sets of networks that are connected through gateways.
-
-        Networks without nodes come first.
-        """
-        parents = {name: name for name in self.t.networks}
-
-        def root(name: str) -> str:
-            while parents[name] != name:
-                parents[name] = parents[parents[name]]
-                name = parents[name]
-            return name
-
-        on = {
-            node.name: [name for name in node.networks if name in parents]
-            for node in self.t.nodes.values()
-        }
-        for node in self.t.nodes.values():
-            for name in on[node.name] if node.gateway else ():
-                parents[root(name)] = root(on[node.name][0])
-        joined: dict[str, set[str]] = {}
-        for name in parents:
-            joined.setdefault(root(name), set()).add(name)
-        groups = dict.fromkeys(frozenset(map(root, mine)) for mine in on.values() if mine)
-        unused = self.t.networks.keys() - {name for mine in on.values() for name in mine}
-        return [unused, *(set().union(*(joined[one] for one in group)) for group in groups)]
+    def _together(self) -> list[set[str]]:
+        """Return the sets of networks of one node.  Networks without nodes come first."""
+        nodes = self.t.nodes.values()
+        groups = dict.fromkeys(frozenset(node.networks) for node in nodes if node.networks)
+        return [self.t.networks.keys() - {n for group in groups for n in group}, *map(set, groups)]
 
     def networks_are_known(self) -> None:
         declared = tree.keys_at(self.root, "networks")
