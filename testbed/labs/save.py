@@ -23,6 +23,7 @@ from testbed.registry import ROLES
 from testbed.topology import iproute
 from testbed.topology.load import load_data
 from testbed.topology.model import MTU
+from testbed.topology.variables import escaped
 
 if TYPE_CHECKING:
     from testbed.faults.model import Fault
@@ -87,7 +88,7 @@ class Saved:
         if self.unsaid:
             lines.append("# A topology file cannot say what is left:")
             lines += [f"#   {comment(words)}" for words in self.unsaid]
-        return "\n".join([*lines, dump(self.data)])
+        return "\n".join([*lines, dump(escaped(self.data))])
 
     def add_all(self, some: Iterable[Found]) -> None:
         """Change values, in an order in which each is valid; list the others as unsaid."""
@@ -155,13 +156,10 @@ def save(context: Context, faults: Iterable[Fault] = (), *, file: str = "") -> S
     changes = [one for name in topology.nodes for one in _of_node(context, context.node(name))]
     saved.add_all([*changes, *_faults(topology, faults)])
     saved.data = load_data(saved.data, "the saved lab").to_dict()  # in its own order
-    relative = [
-        file.source
-        for node in topology.nodes.values()
-        for file in node.files.values()
-        if file.source and not file.source.startswith("/")
-    ]
-    relative += [path for node in topology.nodes.values() for path in node.compose]
+    nodes = topology.nodes.values()
+    paths = [file.source for node in nodes for file in node.files.values() if file.source]
+    paths += [path for node in nodes for path in node.compose]
+    relative = [path for path in paths if not path.startswith("/")]
     if relative:
         folder = file.rpartition("/")[0] or "the folder of the first file"
         saved.unsaid.append(f"paths such as {relative[0]} are relative: keep this file in {folder}")

@@ -405,3 +405,10 @@ def test_a_record_of_another_tool_is_refused(hands: Hands) -> None:
     attached = {**record.topology, "foreign": {"format": "x", "attached": "there"}}
     state.write(dataclasses.replace(record, topology=attached))
     assert hands("save", "plain").status == 2
+
+
+def test_a_dollar_sign_stays_one() -> None:
+    """In a file it begins a variable."""
+    data = {"name": "t", "description": "${HOME} $(x)", "nodes": {"a": {}}}
+    text = saving.Saved(data, ["what $X was"]).text()
+    assert load_text(text, "saved").description == "${HOME} $(x)"
