@@ -35,10 +35,12 @@ Net = IPv4Network | IPv6Network
 
 #: Types of routes with no next hop (ip-route(8)); ``unicast`` is the default.
 DEAD_ENDS = ("blackhole", "unreachable", "prohibit", "throw")
-TYPES = ("unicast", *DEAD_ENDS, "local", "broadcast", "multicast")
-MAIN = "main"
+#: Types whose table is ``local``, unless another one is said.
+LOCAL_TYPES = ("local", "broadcast", "anycast")
+TYPES = ("unicast", *DEAD_ENDS, *LOCAL_TYPES, "multicast")
+MAIN, LOCAL = "main", "local"
 #: Names of tables that every machine has, and their numbers (ip-route(8)).
-TABLES = {"255": "local", "254": MAIN, "253": "default"}
+TABLES = {"255": LOCAL, "254": MAIN, "253": "default"}
 TABLE_MAX = 0xFFFFFFFF
 #: Words of a route with one value. The aliases are those of ip-route(8).
 ROUTE_WORDS = (
@@ -283,8 +285,9 @@ def route(text: str) -> Route:
         raise Unreadable(f"a {kind} route without a next hop", str(hops[0]), hint)
     if kind == "unicast" and not hops:
         raise Unreadable("a next hop or a link", quote(text), "add 'via ADDRESS' or 'dev LINK'")
+    table = given.get("table", LOCAL if kind in LOCAL_TYPES else MAIN)
     return Route(
-        text, to, family, kind, tuple(hops), _table(given.get("table", MAIN)),
+        text, to, family, kind, tuple(hops), _table(table),
         _number(given["metric"], "a metric") if "metric" in given else None, src,
         _number(given["mtu"], "an MTU") if "mtu" in given else None, "onlink" in flags,
     )  # fmt: skip

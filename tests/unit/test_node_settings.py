@@ -164,6 +164,8 @@ def test_two_families_in_a_route() -> None:
          {"dst": "10.3.0.0/24", "flags": [], "nexthops": [
              {"gateway": "10.1.0.7", "dev": "e0", "weight": 2, "flags": []},
              {"gateway": "10.1.0.8", "dev": "e0", "weight": 1, "flags": []}]}),
+        ("local 10.9.5.5 dev lo",
+         {"type": "local", "dst": "10.9.5.5", "dev": "lo", "table": "local", "scope": "host"}),
         ("blackhole 10.7.0.0/16", {"type": "blackhole", "dst": "10.7.0.0/16", "flags": []}),
         ("fd01::/64 via fd00::9",
          {"dst": "fd01::/64", "gateway": "fd00::9", "dev": "e0", "metric": 1024, "flags": []}),
