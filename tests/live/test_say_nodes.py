@@ -256,3 +256,53 @@ def test_an_edited_file_changes_the_running_nodes(lab: Lab) -> None:
     assert reaches(lab, "200.1.1.7")
     assert before == {name: lab.node(name).digest for name in before}
     assert lab.node("pc1").run(["stat", "-c", "%Y", "/proc/1"]).out == pids, "no node is new"
+
+
+ANOTHERS = """
+name: say-others
+provider: containerlab
+networks: {lan: {subnet: 10.77.1.0/24}}
+nodes:
+  r1:
+    networks: {lan: 10.77.1.1}
+    env: {WHO: me}
+    forward: true
+    routes: [10.99.0.0/16 via 10.77.1.2]
+    rules: [from 10.99.0.0/16 lookup 100]
+    sysctls: {net.ipv4.conf.all.rp_filter: 2}
+    files: {/etc/app.conf: {content: "x", mode: 0600}, /srv/a/b: {content: "deep"}}
+    run: [{command: "echo $$WHO > /etc/who", done: test -e /etc/who}]
+    services: {pages: {command: [python3, -m, http.server, "8000"], ready: {port: 8000}}}
+  r2: {networks: {lan: 10.77.1.2}, provider: netns}
+"""
+
+
+@pytest.fixture
+def others(tmp_path: Path) -> Iterator[Lab]:
+    yield from brought_up(another(), tmp_path)
+
+
+def another() -> Topology:
+    return replace(load_text(ANOTHERS, "others.yaml"), file="/say/others.yaml")
+
+
+@pytest.mark.long
+def test_the_same_on_a_node_of_another_provider(others: Lab) -> None:
+    lab, wanted = others, another()
+    assert lab.up(wanted).changed == []
+    node = lab.node("r1")
+    assert node.get("/etc/who") == b"me\n"
+    assert node.get("/srv/a/b") == b"deep"
+    node.run(["sh", "-c", "rm /etc/who /etc/app.conf; ip route del 10.99.0.0/16"])
+    node.run(["kill", "-9", str(node.services()["pages"].pid)])
+    assert until(lambda: node.services()["pages"].state == "dead", 30)
+    (wrong,) = [one for one in status(lab.context()).nodes if not one.ok]
+    assert wrong.name == "r1"
+    names = {done.step.name for done in lab.up(wanted).changed}
+    assert names == {"node r1", "run r1", "service r1/pages"}
+    assert status(lab.context()).ok
+    plain = wanted.nodes["r1"].__class__("r1", ports=wanted.nodes["r1"].ports)
+    assert lab.up(replace(wanted, nodes={**wanted.nodes, "r1": plain})).changed
+    assert "/etc/app.conf" not in node.run(["find", "/etc", "-name", "app.conf"]).stdout
+    assert node.services()["pages"].state == "dead"
+    assert status(lab.context()).ok
