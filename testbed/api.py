@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from testbed import errors
 from testbed.labs import lab as labs
+from testbed.labs.difference import Effect, of_lab
 from testbed.labs.live import LiveContainer, LiveLab  # noqa: F401  (testbed exports it)
+from testbed.labs.save import Saved, save
+from testbed.labs.stopping import GRACE, Act, Stopping
 from testbed.nodes.base import Node, Result  # noqa: F401  (testbed exports them)
 from testbed.requirement import need_root
 from testbed.settings import settings
@@ -38,6 +41,36 @@ class Lab(labs.Lab):
         Close it, or use it in a ``with`` statement, because it keeps connections to the engines.
         """
         return LiveLab(self.context())
+
+    def stop(self, target: str, *, grace: float = GRACE) -> Act:
+        """Stop NODE, NODE/SERVICE or NODE/CONTAINER; return what was done.
+
+        After ``grace`` seconds it is killed. It stays stopped until :meth:`start` or the next
+        :meth:`up`. Raises NotFound, LabError.
+        """
+        return Stopping(self, grace=grace).stop(target)
+
+    def start(self, target: str) -> Act:
+        """Start what was stopped or has ended; return what was done.  Raises NotFound, LabError."""
+        return Stopping(self).start(target)
+
+    def restart(self, target: str, *, grace: float = GRACE) -> Act:
+        """Stop and start a target; return what was done.  Raises the errors of :meth:`stop`."""
+        return Stopping(self, grace=grace).restart(target)
+
+    def diff(self, topology: Topology) -> list[Effect]:
+        """Return what an :meth:`up` of a topology changes on the running lab.  Raises NoSuchLab."""
+        return of_lab(self, topology)
+
+    def save(self) -> Saved:
+        """Return the running lab, with what was changed by hand, as a topology.
+
+        Its ``text()`` is the topology file. Raises NoSuchLab, and LabError if a node does not run.
+        """
+        from testbed.faults.force import Faults
+
+        faults = [seen.fault for seen in Faults(self).in_force()]
+        return save(self.context(), faults, file=self.record().source)
 
 
 def load(

@@ -54,9 +54,8 @@ def command(topology: str | None, artifacts: tuple[str, ...], as_json: bool, **v
     """See HELP."""
     need_root("`testbed diff`")
     from testbed.labs import origin
-    from testbed.labs.difference import compare, gone
+    from testbed.labs.difference import of_lab
     from testbed.labs.lab import Lab
-    from testbed.labs.status import status
 
     settings = common.make_settings(artifacts=artifacts)
     if topology is None or topology in settings.state.labs():
@@ -67,10 +66,7 @@ def command(topology: str | None, artifacts: tuple[str, ...], as_json: bool, **v
         lab = Lab(wanted.name, settings)
         lab.refuse_attached("compared")
         origin.refuse_other(wanted, lab.record())
-    record = lab.record()
-    there = lab.context()
-    effects = compare(record, wanted, there.nodes, record.stopped)
-    effects += gone(status(there, lab.stopped(), record.stopped), effects)
+    effects = of_lab(lab, wanted)
     if as_json:
         rows = [one.to_dict() for one in effects]
         common.print_json({"lab": lab.name, "file": wanted.file, "differences": rows})

@@ -11,6 +11,7 @@ from testbed.errors import TopologyError
 from testbed.labs import base_steps
 
 if TYPE_CHECKING:
+    from testbed.labs.lab import Lab
     from testbed.labs.state import Record
     from testbed.labs.status import Status
     from testbed.nodes.base import Node
@@ -262,3 +263,12 @@ def gone(status: Status, effects: Sequence[Effect]) -> list[Effect]:
             if not part.ok and f"{node.name}/{part.name}" not in anew
         ]
     return found
+
+
+def of_lab(lab: Lab, topology: Topology) -> list[Effect]:
+    """Return what `up` of a topology changes on a lab that runs.  Raises NoSuchLab."""
+    from testbed.labs.status import status
+
+    record, there = lab.record(), lab.context()
+    effects = compare(record, topology, there.nodes, record.stopped)
+    return effects + gone(status(there, lab.stopped(), record.stopped), effects)

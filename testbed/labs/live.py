@@ -208,6 +208,19 @@ class LiveLab:
             found = replace(found, address=found.addresses[first])
         return LiveContainer(machine, found)
 
+    def copy(
+        self, source: str, target: str, *, archive: bool = False, follow: bool = False
+    ) -> None:
+        """Copy a file or folder as ``testbed cp`` does.
+
+        One of ``source`` and ``target`` is ``NODE:PATH`` or ``NODE/CONTAINER:PATH``, the other a
+        path of this machine. ``archive`` keeps owners, ``follow`` copies the target of a link.
+        Raises UsageError, LabError, MachineError.
+        """
+        from testbed.labs.copying import Options, copy, place_in
+
+        copy(source, target, lambda where: place_in(self, where), Options(archive, follow))
+
     def _running(self, machine: Node) -> dict[str, ContainerProcess]:
         """Return a node's running containers of all roles by name."""
         spec = self.topology.nodes.get(machine.name)
