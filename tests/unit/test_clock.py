@@ -24,9 +24,11 @@ if TYPE_CHECKING:
 ROOT = Path(testbed.__file__).parent
 #: Who may ask what time it is, and what for.
 STAMPS = {
+    ("cli/logs.py", "command"): "against the stamps of lines",
     ("cli/ls.py", "_age"): "how old a lab is, for the eye",
     ("labs/attach.py", "attach"): "when a lab was attached",
     ("labs/lab.py", "_record"): "when a lab was made",
+    ("labs/logs.py", "fresh"): "the year of lines without one",
     ("leaks.py", "_temporary"): "against the stamps of files",
     ("nodes/netns/cgroups.py", "age"): "against the stamps of folders",
     ("nodes/qemu/machine.py", "wake"): "for the guest, which has slept",

@@ -182,7 +182,7 @@ def test_of_one_that_does_not_answer_no_check_waits_again(monkeypatch: pytest.Mo
         raise LabError("hangs")
 
     monkeypatch.setattr(live, "Engine", never)
-    lab = LiveLab(cast("Context", SimpleNamespace(node=lambda name: name)))
+    lab = LiveLab(cast("Context", SimpleNamespace(node=lambda name: name, give_env=lambda: None)))
     for _ in range(3):
         with pytest.raises(LabError, match="hangs"):
             lab.engine("node1")
@@ -243,6 +243,7 @@ def lab() -> LiveLab:
     nodes["a"].put(f"4:pids:/docker/{WEB}\n".encode(), "/proc/77/cgroup")
     nodes["a"].put(b"4:pids:/elsewhere\n", "/proc/78/cgroup")  # the number is another's now
     context = SimpleNamespace(
+        give_env=lambda: None,
         lab="plain", topology=topology, nodes=nodes, node=nodes.__getitem__
     )  # fmt: skip
     return LiveLab(cast("Context", context))
@@ -288,7 +289,9 @@ def test_a_pod_is_entered_by_kubectl() -> None:
     provider = FakeProvider()
     provider.script(list(processes.LIST), Answer(1))
     node = provider.create_one("k8s-two-node", NodeSpec("node1", "-"))
-    context = SimpleNamespace(lab="k8s-two-node", topology=topology, node=lambda _: node)
+    context = SimpleNamespace(
+        lab="k8s-two-node", topology=topology, node=lambda _: node, give_env=lambda: None
+    )
     with pytest.raises(NoSuchContainer) as caught:
         LiveLab(cast("Context", context)).container("pod", node="node1")
     assert "testbed kubectl k8s-two-node exec" in str(caught.value.hint)

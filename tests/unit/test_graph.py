@@ -109,7 +109,7 @@ def test_links_of_another_tools_file() -> None:
         Link((ForeignEnd("a", "lost"), ForeignEnd("c", ""))),
     ]
     foreign = Foreign("containerlab", links=tuple(links))
-    topology = cast("Topology", SimpleNamespace(foreign=foreign))
+    topology = cast("Topology", SimpleNamespace(foreign=foreign, links={}))
     nodes = [
         {"name": "a", "links": [{"name": "eth1", "up": True}]},
         {"name": "b", "links": [{"name": "eth1", "up": False}, {"name": "eth2", "up": True}]},
@@ -123,5 +123,5 @@ def test_links_of_another_tools_file() -> None:
         [("b", "eth2", True), ("br1", "x", True)],
         [("a", "lost", False), ("c", "", True)],
     ]
-    own = cast("Topology", SimpleNamespace(foreign=None))
+    own = cast("Topology", SimpleNamespace(foreign=None, links={}))
     assert [*graph.wires(own, nodes)] == []

@@ -32,6 +32,7 @@ KNOWN = {
     "nodes/ssh/session.py": "constants, and hexadecimal digits of a sum",
     "nodes/ssh/terminal.py": "every word is quoted by shlex.join",
     "nodes/ansible/connection.py": "Ansible gives each command as a shell's",
+    "topology/programs.py": "whoever writes a topology gives it as a shell's command",
     "suites/prove.py": "whoever writes a sabotage in YAML gives it as a shell's command",
 }
 
