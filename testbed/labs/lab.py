@@ -187,6 +187,7 @@ class Lab:
             self._fetch(topology)
             store = self.settings.store
             outdated = {*provider.outdated(self.name, topology)}
+            outdated |= packages.outdated(store, topology, nodes)
             stay = {name: node for name, node in nodes.items() if name not in outdated}
             making = [
                 spec

@@ -72,6 +72,25 @@ def layers(store: Store, node: Node) -> tuple[Path, ...]:
     return tuple(folder / TREE for folder in entries(store, node))
 
 
+def stamp(folders: Iterable[Path]) -> str:
+    """Return a text that identifies the trees of a node.
+
+    A tree that is fetched again is another one, even if it is at the same place.
+    """
+    return "\n".join(f"{one} {one.stat().st_ino if one.exists() else 0}" for one in folders)
+
+
+def outdated(store: Store, topology: Topology, nodes: Mapping[str, Machine]) -> set[str]:
+    """Return the names of running nodes whose packages have been fetched again since."""
+    return {
+        name
+        for name, node in topology.nodes.items()
+        if name in nodes
+        and sets(node)
+        and marked(nodes[name], UNPACKED) not in (None, stamp(entries(store, node)))
+    }
+
+
 def steps(node: Node) -> Iterable[Step]:
     """Yield the step after which the packages of a node are complete, if it has any."""
     wanted = sets(node)
@@ -82,7 +101,7 @@ def steps(node: Node) -> Iterable[Step]:
     def act(context: Context) -> tuple[str, bool]:
         machine = context.node(node.name)
         folders = entries(context.store, node)
-        text = "\n".join(map(str, folders))
+        text = stamp(folders)
         if marked(machine, UNPACKED) == text:
             return ", ".join(names), False
         from testbed.artifacts.package_tree import about

@@ -219,6 +219,20 @@ def test_a_lab_fetches_the_packages_before_its_nodes(
     assert not lab.up(topology).changed
 
 
+def test_a_node_is_created_again_when_its_packages_were_fetched_again(
+    topology: Topology, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(tmp_path / "state")
+    bench.install(monkeypatch)
+    lab = Lab("some", bench.settings)
+    lab.up(topology)
+    monkeypatch.setattr(packages, "stamp", lambda _: "another tree")
+    bench.forget()
+    lab.up(topology)
+    created = [call.node for call in bench.provider.calls if call.what == "create"]
+    assert created == ["n1"]
+
+
 def test_the_version_of_a_package_is_noted_on_its_node(
     topology: Topology, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

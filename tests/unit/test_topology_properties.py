@@ -43,6 +43,8 @@ def node_settings(
         found["env"] = {"WHO": "me"}
         found["run"] = draw(st.lists(st.sampled_from(["make it", ["make", "it"]]), max_size=3))
         found["services"] = {"web": {"command": ["serve"], "restart": "always"}}
+    if draw(st.booleans()):
+        found["packages"] = draw(st.lists(st.sampled_from(["frr", "libc++1"]), unique=True))
     if draw(st.booleans()) and addresses:
         network = draw(st.sampled_from(sorted(addresses)))
         hop = subnets[network][200]
@@ -53,6 +55,32 @@ def node_settings(
         )
         found["rules"] = [f"from {hop} lookup {draw(st.integers(1, 252))}"]
     return found
+
+
+@st.composite
+def routing(draw: st.DrawFn, networks: list[str]) -> dict[str, Any]:
+    """Settings of a router on these networks."""
+    some = st.lists(st.sampled_from(networks), unique=True)
+    return draw(
+        st.one_of(
+            st.just({"config": {"content": "router ospf\n", "file": "r.conf"}}),
+            st.fixed_dictionaries(
+                {"ospf": st.fixed_dictionaries({"passive": some, "area": st.integers(0, 9)})},
+                optional={"bgp": st.fixed_dictionaries({"asn": st.just(1), "networks": some})},
+            ),
+        )
+    )
+
+
+@st.composite
+def with_router(draw: st.DrawFn, roles: list[str], networks: list[str]) -> dict[str, Any]:
+    """These roles, and perhaps a router with its settings."""
+    found: dict[str, Any] = {}
+    if bool(networks) and draw(st.booleans()):
+        kind = draw(st.sampled_from(["frr", "bird"]))
+        found[kind] = draw(routing(networks))
+        return found | {"roles": [*roles, kind]}
+    return {"roles": roles} if roles else found
 
 
 #: Keys of containers, each of which may be missing.
@@ -139,8 +167,7 @@ def topologies(draw: st.DrawFn) -> dict[str, Any]:
             roles = [*(["etcd"] if number == 0 else []), *roles, "flannel"]
         elif flannel and number == 0:
             roles = ["etcd", "docker", "flannel"]
-        if roles:
-            node["roles"] = roles
+        node |= draw(with_router(roles, sorted(node.get("networks", {}))))
         node |= draw(node_settings(node.get("networks", {}), subnets))
         if "docker" in roles and draw(st.booleans()):
             node["docker"] = draw(OF_NODE)
