@@ -394,14 +394,17 @@ class RoutingChecks(Look):
                     self.add(at, wanted, quote(word), nearest(word, known))
 
     def networks_exist(self) -> None:
+        known = tree.keys_at(self.root, "networks")
         for node, router in self.routers():
             for index, one in enumerate(router.bgp.networks if router.bgp else ()):
-                if "/" not in one and one not in tree.keys_at(self.root, "networks"):
-                    path = ("nodes", node.name, self.role_name, "bgp", "networks", index)
-                    hint = nearest(one, tree.keys_at(self.root, "networks"))
-                    self.add(
-                        self.value(*path), "a prefix, or a network of the lab", quote(one), hint
-                    )
+                network = self.t.networks.get(one)
+                at = self.value("nodes", node.name, self.role_name, "bgp", "networks", index)
+                if "/" not in one and one not in known:
+                    wanted, hint = "a prefix, or a network of the lab", nearest(one, known)
+                    self.add(at, wanted, quote(one), hint)
+                elif network is not None and network.subnet is None:
+                    wanted, hint = "a network with a subnet", "write a prefix such as 10.1.0.0/24"
+                    self.add(at, wanted, f"{one} without one", hint)
 
     def timers_are_in_order(self) -> None:
         for node, router in self.routers():

@@ -26,6 +26,7 @@ CLUSTER = DOCKER - {"iptables addrtype", "iptables variant"}
 PATH = Path("/usr/bin")
 
 FEATURES = {
+    "bgp-clos": EVERY,
     "bgp-frr-bird": EVERY,
     "docker-10-1-27": EVERY | DOCKER,
     "docker-single": EVERY | DOCKER,

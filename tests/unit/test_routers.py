@@ -19,7 +19,8 @@ from testbed.topology import Topology, load, load_data, load_text
 
 HEAD = """
 name: routers
-networks: {left: {subnet: 10.1.0.0/24}, wire: {subnet: 10.0.0.0/30}, right: {subnet: 10.2.0.0/24}}
+networks:
+  {bare: {}, left: {subnet: 10.1.0.0/24}, wire: {subnet: 10.0.0.0/30}, right: {subnet: 10.2.0.0/24}}
 nodes:
 """
 
@@ -199,6 +200,7 @@ BAD: dict[str, tuple[str, str]] = {
     "an unknown link": ("{ospf: {passive: [eth7]}}", "'eth7'"),
     "a network of another node": ("{bgp: {asn: 1, neighbors: [right]}}", "'right'"),
     "an unknown network": ("{bgp: {asn: 1, networks: [lefd]}}", "'lefd'"),
+    "a network without a subnet": ("{bgp: {asn: 1, networks: [bare]}}", "bare"),
     "no AS number": ("{bgp: {neighbors: [wire]}}", "asn"),
     "a large AS number": ("{bgp: {asn: 4294967296}}", "4294967295"),
     "an address alone": ("{bgp: {asn: 1, neighbors: [10.0.0.2]}}", "AS number"),
@@ -219,8 +221,27 @@ def test_what_a_file_cannot_say(case: str) -> None:
         lab_with(settings)
     (problem,) = caught.value.problems
     assert word in problem.wanted + problem.seen
-    assert problem.line == 5
+    assert problem.line == 6
     assert problem.hint
+
+
+def test_a_router_needs_no_addresses_but_a_router_id() -> None:
+    bgp = "bgp: {asn: 1, neighbors: [bare, eth1]}"
+    lab = HEAD + "  r1: {networks: {bare: [{}, {}]}, roles: [frr], frr: {router_id: 1.1.1.1, %s}}\n"
+    text = text_of(load_text(lab % bgp, "r.yaml"))
+    assert "neighbor eth0 interface remote-as external" in text
+    assert "neighbor eth1 interface remote-as external" in text
+    with pytest.raises(TopologyError) as caught:
+        load_text(lab.replace("router_id: 1.1.1.1, ", "") % bgp, "r.yaml")
+    assert "router_id" in caught.value.problems[0].hint
+
+
+def test_links_of_two_ends_have_neighbours() -> None:
+    text = HEAD.replace("nodes:", 'links: [["r1:eth1", "r2:eth1"]]\nnodes:')
+    bgp = "frr: {router_id: %s, bgp: {asn: %s, neighbors: [eth1]}}"
+    text += f"  r1: {{roles: [frr], {bgp % ('1.1.1.1', 1)}}}\n"
+    text += f"  r2: {{roles: [frr], {bgp % ('2.2.2.2', 2)}}}\n"
+    assert "neighbor eth1 interface remote-as external" in text_of(load_text(text, "r.yaml"))
 
 
 def test_bird_has_no_unnumbered_sessions() -> None:

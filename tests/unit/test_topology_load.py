@@ -34,6 +34,7 @@ def seen(error: pytest.ExceptionInfo[TopologyError]) -> str:
 
 def test_shipped_names() -> None:
     assert SHIPPED == [
+        "bgp-clos",
         "bgp-frr-bird",
         "docker-10-1-27",
         "docker-single",

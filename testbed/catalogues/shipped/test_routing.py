@@ -1,6 +1,6 @@
 """Routing by OSPF and BGP (document routing).
 
-For the labs ospf-triangle and bgp-frr-bird. Their timers are short, but convergence is
+For the labs ospf-triangle, bgp-clos and bgp-frr-bird. Their timers are short, but convergence is
 waited for as long as on a busy machine: a lab that does not converge decides nothing.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -43,6 +43,12 @@ SETTLED_STATES = {"2-Way", "Full"}
 def triangle(lab: LiveLab) -> LiveLab:
     """The lab with three routers in a triangle."""
     return _with_nodes(lab, "router1", "router2", "router3", "pc1", "pc2")
+
+
+@pytest.fixture
+def clos(lab: LiveLab) -> LiveLab:
+    """The lab with two leaves and two spines."""
+    return _with_nodes(lab, "leaf1", "leaf2", "spine1", "spine2", "h1", "h2")
 
 
 @pytest.fixture
@@ -244,6 +250,74 @@ def _who_answers(observe: Observation, node: Node, target: object, ttl: int) -> 
 
 
 # -- BGP ------------------------------------------------------------------------
+
+
+def paths(observe: Observation, node: Node, prefix: str) -> list[dict[str, Any]]:
+    """Return the BGP paths of a node to a prefix."""
+    said = observe.json(node, ["vtysh", "-c", f"show bgp ipv4 unicast {prefix} json"]) or {}
+    found: list[dict[str, Any]] = said.get("paths", [])
+    return found
+
+
+@pytest.mark.testbed_claim("bgp-next-hop-is-link-local")
+@pytest.mark.testbed_needs("frr")
+@pytest.mark.testbed_needs("bgp")
+def test_next_hops_are_link_local(clos: LiveLab, observe: Observation) -> None:
+    leaf, prefix = clos.node("leaf1"), subnet(clos, "h2l2")
+    found = observe_until(
+        observe,
+        lambda n: found if len(found := paths(n, leaf, prefix)) == 2 else None,
+        f"two paths of leaf1 to {prefix}",
+    )
+    used = [hop for path in found for hop in path["nexthops"]]
+    observe.holds(
+        used and all(hop["afi"] == "ipv6" and hop["ip"].startswith("fe80:") for hop in used),
+        f"each next hop of the IPv4 prefix {prefix} is a link-local address of IPv6",
+    )
+
+
+@pytest.mark.testbed_claim("bgp-multipath")
+@pytest.mark.testbed_needs("frr")
+@pytest.mark.testbed_needs("bgp")
+def test_both_spines_are_used(clos: LiveLab, observe: Observation) -> None:
+    leaf, prefix = clos.node("leaf1"), subnet(clos, "h2l2")
+    observe_until(
+        observe,
+        lambda n: len(paths(n, leaf, prefix)) == 2 and routes(n, leaf, prefix),
+        f"two paths of leaf1 to {prefix}, and a route",
+    )
+
+    def look(notes: Observation) -> bool:
+        found = routes(notes, leaf, prefix)
+        return len({hop["dev"] for one in found for hop in one.get("nexthops", [one])}) == 2
+
+    observe.holds(becomes(observe, look), "the kernel's route has both links")
+
+
+@pytest.mark.testbed_claim("bgp-withdrawn-prefix-goes")
+@pytest.mark.testbed_needs("frr")
+@pytest.mark.testbed_needs("bgp")
+def test_a_withdrawn_prefix_goes(clos: LiveLab, observe: Observation) -> None:
+    leaf, prefix = clos.node("leaf1"), subnet(clos, "h2l2")
+    observe_until(observe, lambda n: routes(n, leaf, prefix), f"a route of leaf1 to {prefix}")
+    asn = observe.json(clos.node("leaf2"), ["vtysh", "-c", "show bgp summary json"])
+    number = next(iter(asn.values()))["as"]
+    argv = ["vtysh", "-c", "configure terminal", "-c", f"router bgp {number}"]
+    argv += ["-c", "address-family ipv4 unicast", "-c"]
+    with undone(
+        observe,
+        clos.node("leaf2"),
+        [*argv, f"no network {prefix}"],
+        [*argv, f"network {prefix}"],
+    ):
+        observe_until(
+            observe,
+            lambda n: not paths(n, leaf, prefix),
+            "the withdrawal at leaf1",
+        )
+        gone = becomes(observe, lambda n: not routes(n, leaf, prefix))
+        observe.holds(gone, f"leaf1 has no route to {prefix} any more")
+    observe_until(observe, lambda n: routes(n, leaf, prefix), "the route as before")
 
 
 @pytest.mark.testbed_claim("bgp-frr-and-bird-exchange-routes")

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 from sabotage.means import changed
 from sabotage.trials import sabotage
 from testbed.claims.observation import Observation
-from testbed.suites.helpers import sysctl_set
+from testbed.suites.helpers import observe_until, sysctl_set
 
 if TYPE_CHECKING:
     from testbed.labs.live import LiveLab
     from testbed.nodes.base import Node
 
-TRIANGLE, PAIR = "ospf-triangle", "bgp-frr-bird"
+TRIANGLE, CLOS, PAIR = "ospf-triangle", "bgp-clos", "bgp-frr-bird"
 
 
 def set_lines(node: Node, *lines: str) -> None:
@@ -95,6 +95,42 @@ def a_router_renews_the_ttl(lab: LiveLab) -> Iterator[None]:
     nft add chain ip sabotage before { type filter hook prerouting priority -300 ; }
     nft add rule ip sabotage before ip ttl set 64"""
     with changed(lab.node("router1"), do, "nft delete table ip sabotage"):
+        yield
+
+
+@sabotage(CLOS, "bgp-next-hop-is-link-local")
+def a_link_gets_addresses(lab: LiveLab) -> Iterator[None]:
+    """Both ends of a link get IPv4 addresses, which are next hops then."""
+    leaf, spine = lab.node("leaf1"), lab.node("spine1")
+    with (
+        changed(leaf, "ip address add 10.9.9.1/30 dev eth0", "ip address del 10.9.9.1/30 dev eth0"),
+        changed(
+            spine, "ip address add 10.9.9.2/30 dev eth0", "ip address del 10.9.9.2/30 dev eth0"
+        ),
+    ):
+        leaf.run(["vtysh", "-c", "clear bgp eth0"])
+        observe_until(
+            Observation(),
+            lambda n: "10.9.9.2" in n.run(leaf, ["vtysh", "-c", "show bgp ipv4 unicast"]).stdout,
+            "the new next hop",
+        )
+        yield
+    leaf.run(["vtysh", "-c", "clear bgp eth0"])
+
+
+@sabotage(CLOS, "bgp-multipath")
+def paths_must_have_the_same_as(lab: LiveLab) -> Iterator[None]:
+    """Paths through different AS are not used at once."""
+    line = "bgp bestpath as-path multipath-relax"
+    with lines(lab.node("leaf1"), "router bgp 65001", f"no {line}", line):
+        yield
+
+
+@sabotage(CLOS, "bgp-withdrawn-prefix-goes")
+def another_route_stays(lab: LiveLab) -> Iterator[None]:
+    """leaf1 has a route of the kernel to the same prefix, which BGP does not know."""
+    route = "172.16.2.0/24 dev eth0 metric 300"
+    with changed(lab.node("leaf1"), f"ip route add {route}", f"ip route del {route}"):
         yield
 
 
