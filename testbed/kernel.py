@@ -75,6 +75,12 @@ FEATURES = (
     ),
     Feature("tun", "ip tuntap add dev t4 mode tun", "CONFIG_TUN"),
     Feature(
+        "tbf",
+        "tc qdisc add dev t0 root tbf rate 1mbit burst 32kb latency 50ms",
+        "CONFIG_NET_SCH_TBF",
+        ("rate of networks and nodes",),
+    ),
+    Feature(
         "netem",
         "tc qdisc add dev t0 root netem delay 1ms",
         "CONFIG_NET_SCH_NETEM",

@@ -159,6 +159,23 @@ def queue_lines(ports: Sequence[str], node: str, faults: Iterable[Fault], *, the
     return "".join(f"{line}\n" for line in lines)
 
 
+def shaping_lines(name: str, faults: Iterable[Fault]) -> list[str]:
+    """Return lines for ``tc -batch`` that give a link a rate, a delay and a loss for good.
+
+    They replace what is there.
+    """
+    wanted = {fault.kind: fault for fault in faults}
+    lines, where = [], "root"
+    if {"delay", "loss"} & wanted.keys():
+        delay = wanted.get("delay", Fault("delay", ""))
+        loss = f" loss {wanted['loss'].percent:g}%" if "loss" in wanted else ""
+        lines.append(f"qdisc replace dev {name} {where} handle ba1: {_netem(delay)}{loss}")
+        where = "parent ba1:1"
+    if rate := wanted.get("rate"):
+        lines.append(f"qdisc replace dev {name} {where} handle ba2: {_tbf(rate)}")
+    return lines
+
+
 def _netem(fault: Fault) -> str:
     jitter = f" {fault.jitter:g}ms" if fault.jitter else ""
     return f"netem limit {LIMIT} delay {fault.delay:g}ms{jitter}"

@@ -43,6 +43,9 @@ def kernel_features(topology: Topology) -> set[str]:
     wanted = set(kernel.EVERY_LAB)
     for provider in topology.providers:
         wanted |= set(PROVIDERS[provider].kernel)
+    kinds = {one.kind for network in topology.networks.values() for one in network.shaping}
+    wanted |= {"tbf"} if "rate" in kinds else set()
+    wanted |= {"netem"} if kinds & {"delay", "loss"} else set()
     for role in _roles_where(topology, lambda maker: maker.shares_kernel):
         wanted |= set(ROLES[role].kernel_for(topology))
     return wanted

@@ -207,7 +207,7 @@ def _links(
         words += [
             f"{difference.what} is {difference.seen}"
             for difference in mine
-            if difference.kind in ("port", "mtu", "mac")
+            if difference.kind in ("port", "mtu", "mac", "queue")
         ]
         parts.append(Part(name, state, not mine, ", ".join(words)))
     return parts

@@ -575,6 +575,8 @@ class Provider(ABC):
     folders: ClassVar[tuple[str, ...]] = ()
     #: Maximum number of networks of one node; None for no maximum.
     networks_max: ClassVar[int | None] = None
+    #: True if networks with nodes of this provider can have a rate, a delay and a loss.
+    shapes: ClassVar[bool] = False
     #: Largest MTU of a network with nodes of this provider, in bytes; None for no limit.
     mtu_max: ClassVar[int | None] = None
 

@@ -27,7 +27,9 @@ LOOK = (
     "ip -j address; printf '\\0'; ip -j route; printf '\\0'; cat /proc/sys/net/ipv4/ip_forward",
 )
 
-Kind = Literal["network", "port", "link", "mtu", "mac", "address", "route", "rule", "setting"]
+Kind = Literal[
+    "network", "port", "link", "mtu", "mac", "queue", "address", "route", "rule", "setting"
+]  # fmt: skip
 State = Literal["up", "down", "no carrier"]
 
 
@@ -52,7 +54,7 @@ class Link:
     """A link of a node; its addresses include the prefix length.
 
     ``addresses6`` are those of IPv6 without link-local ones, ``addresses`` those of IPv4.
-    ``mtu`` is in bytes, ``mac`` the MAC address.
+    ``mtu`` is in bytes, ``mac`` the MAC address, ``queue`` the kind of its first queue (tc(8)).
     """
 
     name: str
@@ -61,6 +63,7 @@ class Link:
     addresses6: tuple[str, ...] = ()
     mtu: int = 0
     mac: str = ""
+    queue: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +109,8 @@ def read(printed: bytes) -> Seen:
 
 def _link(entry: Mapping[str, Any]) -> Link:
     state, six = state_of(entry["flags"]), addresses_of(entry, "inet6")
-    mtu, mac = entry.get("mtu", 0), entry.get("address", "")
-    return Link(entry["ifname"], state, addresses_of(entry), six, mtu, mac)
+    more = entry.get("mtu", 0), entry.get("address", ""), entry.get("qdisc", "")
+    return Link(entry["ifname"], state, addresses_of(entry), six, *more)
 
 
 def addresses_of(entry: Mapping[str, Any], family: str = "inet") -> tuple[str, ...]:
@@ -162,6 +165,10 @@ def differences(topology: Topology, node: str, seen: Seen) -> list[Difference]:
         ]
         if port.mtu is not None and link.mtu != port.mtu:
             found.append(Difference("mtu", f"MTU {port.mtu} of {name}", str(link.mtu), index))
+        queue = queue_of(port)
+        if queue and link.queue != queue:
+            words = " ".join(f"{one.kind} {one.amount}" for one in port.shaping)
+            found.append(Difference("queue", f"{words} of {name}", link.queue or "missing", index))
         if port.mac and link.mac != port.mac:
             found.append(Difference("mac", f"MAC {port.mac} of {name}", link.mac, index))
     gateway = topology.gateway_of(node)
@@ -205,6 +212,7 @@ def set_up(topology: Topology, node: Node, first: Iterable[str] = ()) -> None:
     if gateway is not None:
         lines.append(f"route add default via {gateway}")
     _batch(node, [*lines, *_default6(topology, node.name)])
+    _shape(node, topology.nodes[node.name].ports)
     _set(node, {**settings(topology, node.name), **_settings6(topology, node.name)})
     node.put(f"{node.name}\n".encode(), "/etc/hostname")
 
@@ -235,7 +243,25 @@ def restore(
     if differing:  # the route is lost with its link, even while restoring it
         lines += default_route(topology, node.name)
     _batch(node, lines)
+    ports = topology.nodes[node.name].ports
+    _shape(node, [ports[index] for index in sorted(indexes)])
     _set(node, {**settings(topology, node.name), **_settings6(topology, node.name)})
+
+
+def queue_of(port: Port) -> str:
+    """Return the kind of a port's first queue, by the shaping of its network; empty for none."""
+    kinds = {one.kind for one in port.shaping}
+    return "netem" if kinds & {"delay", "loss"} else "tbf" if kinds else ""
+
+
+def _shape(node: Node, ports: Iterable[Port]) -> None:
+    """Give links the rate, delay and loss of their networks."""
+    shaped = [port for port in ports if port.shaping]
+    if shaped:
+        from testbed.faults.means import shaping_lines
+
+        lines = [line for port in shaped for line in shaping_lines(port.name, port.shaping)]
+        node.run(["tc", "-batch", "-"], input="\n".join(lines).encode())
 
 
 def lines_of(port: Port) -> list[str]:

@@ -42,6 +42,12 @@ MAC = r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}"
 #: Characters of an IPv6 address; Python's ipaddress reads it.
 ADDRESS6 = r"[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*"
 PREFIXED6 = ADDRESS6 + r"/[0-9]{1,3}"
+#: Amounts of faults (testbed.faults.model), by kind.
+AMOUNTS = {
+    "rate": r"[0-9]{1,9}(\.[0-9]{1,3})?(bit|kbit|mbit|gbit)",
+    "delay": r"[0-9]{1,9}(\.[0-9]{1,3})?(ms|s)( [0-9]{1,9}(\.[0-9]{1,3})?(ms|s))?",  # and jitter
+    "loss": r"[0-9]{1,9}(\.[0-9]{1,3})?%",
+}
 #: A node and an interface, as containerlab writes an end of a link.
 END = LABEL + r":[A-Za-z0-9_][A-Za-z0-9_.-]*"
 PREFIXED = ADDRESS + r"/[0-9]{1,2}"

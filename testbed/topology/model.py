@@ -48,6 +48,7 @@ from testbed.topology.shapes import (
     NODE,
     NODE_NAME,
     SUBNET6,
+    Amount,
     Choice,
     Choices,
     Cpus,
@@ -119,8 +120,24 @@ class Network(Block):
         default=None,
     )
 
+    rate: Fault | None = key(
+        Amount("rate"),
+        "Bit rate of what each node sends: 100mbit. Default: no limit.",
+        default=None,
+    )
+    delay: Fault | None = key(Amount("delay"), "Delay of what each node sends: 5ms.", default=None)
+    loss: Fault | None = key(
+        Amount("loss"),
+        "Random frames lost of what each node sends: 1%. Default: none.",
+        default=None,
+    )
     #: Position in ``links`` of a link between two nodes, which is a network of two ports; else -1.
     link: int = -1
+
+    @property
+    def shaping(self) -> tuple[Fault, ...]:
+        """Its rate, delay and loss."""
+        return tuple(filter(None, (self.rate, self.delay, self.loss)))
 
     @property
     def words(self) -> str:
@@ -743,9 +760,8 @@ def _linked(
     networks, ports = dict(networks), {name: [*node.ports] for name, node in nodes.items()}
     for index, link in enumerate(links):
         if link.ends:
-            networks[link.name] = Network(
-                link.name, link.subnet, link.subnet6, link.mtu, link=index
-            )
+            given = (link.subnet, link.subnet6, link.mtu, link.rate, link.delay, link.loss)
+            networks[link.name] = Network(link.name, *given, link=index)
         for node, port in link.ports():
             if node in ports:
                 ports[node].append(port)
@@ -760,8 +776,9 @@ def _completed(node: Node, networks: Mapping[str, Network]) -> Node:
     for index, port in enumerate(node.ports):
         network = networks.get(port.network)
         subnets = (network.subnet, network.subnet6) if network else (None, None)
-        mtu = network.mtu if network else None
-        ports.append(port.completed(node.name, index, *subnets, mtu))
+        mtu, shaping = (network.mtu, network.shaping) if network else (None, ())
+        one = port.completed(node.name, index, *subnets, mtu)
+        ports.append(replace(one, shaping=shaping))
     return replace(node, ports=tuple(ports))
 
 

@@ -28,6 +28,7 @@ from testbed.topology.shapes import (
     MTU_BYTES,
     NETWORK_NAME,
     SUBNET6,
+    Amount,
     Items,
     Shape,
     Subnet,
@@ -36,6 +37,7 @@ from testbed.topology.shapes import (
 )
 
 if TYPE_CHECKING:
+    from testbed.faults.model import Fault
     from testbed.topology.declare import Draft
     from testbed.topology.read import Reader
     from testbed.topology.tree import Tree
@@ -127,6 +129,7 @@ class Port:
     index: int = 0  #: among all ports of the node
     item: int = field(default=-1, compare=False)
     peer: tuple[str, str] | None = None  #: node and name of the other end of a link
+    shaping: tuple[Fault, ...] = ()  #: rate, delay and loss of what it sends, by its network
 
     @property
     def addresses(self) -> tuple[IPv4Address, ...]:
@@ -256,6 +259,10 @@ class Link(Block):
     mtu: int | None = key(
         MTU_BYTES, "The largest packet on the link, in bytes. Default: 1500.", default=None
     )
+
+    rate: Fault | None = key(Amount("rate"), "Bit rate of each direction: 10mbit.", default=None)
+    delay: Fault | None = key(Amount("delay"), "Delay of each direction: 5ms.", default=None)
+    loss: Fault | None = key(Amount("loss"), "Lost frames of each direction: 1%.", default=None)
 
     @property
     def name(self) -> str:

@@ -15,8 +15,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Network
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
+from testbed.faults.model import KINDS, Fault, Kind, Unreadable, parse
 from testbed.topology import keys, reserved, tree
 from testbed.topology.tree import nearest, quote
 
@@ -525,6 +526,30 @@ class Pattern(Shape[str]):
             wanted = f"{self.what} of at most {self.limit} characters"
             read.problems.add(at, wanted, f"one with {len(found)}", "shorten it")
         return found
+
+
+@dataclass(eq=False, repr=False)
+class Amount(Shape[Fault]):
+    """An amount of a fault of this kind, as a fault of a node without a name."""
+
+    kind: str
+
+    def schema(self) -> dict[str, Any]:
+        return whole(keys.AMOUNTS[self.kind])
+
+    def read(self, read: Reader, at: Tree | None) -> Fault | None:
+        example = KINDS[cast("Kind", self.kind)].example.split()[2]
+        text = read.text(at, f"a {self.kind}, like {example}")
+        if at is None or text is None:
+            return None
+        try:
+            return parse([self.kind, "node", *text.split()])
+        except Unreadable as error:
+            read.problems.add(at, error.wanted, error.seen, error.hint)
+            return None
+
+    def plain(self, value: Fault) -> str:
+        return value.amount
 
 
 LAB_NAME = Name("a lab", keys.LABEL, keys.LAB_MAX)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 LAB = """\
 name: say-ports
-networks: {lan: {subnet: 10.1.0.0/24, subnet6: "fd00:1::/64", mtu: 1400}, wire: {}}
+networks: {lan: {subnet: 10.1.0.0/24, subnet6: "fd00:1::/64", mtu: 1400}, wire: {rate: 10mbit}}
 links:
   - [r1:eth1, r2:eth1]
   - {ends: [r1:eth2, r2:up0], subnet: 10.0.0.0/31, subnet6: "fd00:9::/127", mtu: 9000}
@@ -111,6 +111,7 @@ def test_an_end_of_a_link_sees_the_other_go_down(lab: Lab, live: LiveLab) -> Non
         ("r2", "link set dev lan0 mtu 1200"),
         ("r2", "link set dev eth0 address 02:00:00:00:00:0b"),
         ("r1", "address delete 10.1.0.12/32 dev lan1"),
+        ("r2", "link set dev eth0 down"),
         ("r1", "address delete fd00:1::1/64 dev eth0"),
     ],
 )
@@ -147,3 +148,12 @@ def test_a_node_that_is_created_again_has_its_links(lab: Lab, live: LiveLab) -> 
     assert (links(again, "r1"), links(again, "r2")) == before
     assert reaches(again, "r1", "10.0.0.1")
     again.close()
+
+
+def test_a_network_has_its_rate(lab: Lab, live: LiveLab) -> None:
+    show = ["tc", "qdisc", "show", "dev", "eth0"]
+    assert "tbf" in live.node("r2").run(show).stdout
+    assert "10Mbit" in live.node("r2").run(show).stdout
+    live.node("r2").run(["tc", "qdisc", "delete", "dev", "eth0", "root"])
+    mended(lab)
+    assert "10Mbit" in live.node("r2").run(show).stdout

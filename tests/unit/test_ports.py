@@ -11,6 +11,8 @@ from testbed.errors import Problem, TopologyError
 from testbed.faults import means
 from testbed.faults.model import parse
 from testbed.labs.base_steps import hosts
+from testbed.labs.preflight import kernel_features
+from testbed.nodes import wiring
 from testbed.nodes.netns.provider import NetnsProvider, bridge_of, identities
 from testbed.topology import load_data, load_text
 from testbed.topology.ports import Port
@@ -363,3 +365,64 @@ def test_equal_subnets_behind_routers_are_apart(forward: str) -> None:
     (problem,) = problems(text.replace("254}, gateway: true", "254}").replace(
         "h1: 10.0.2.15", "h1: 10.0.2.15, h2: 10.0.2.16"))  # fmt: skip
     assert problem.seen == "10.0.2.0/24 again, the subnet of h1"
+
+
+# -- rate, delay, loss ----------------------------------------------------------------------------
+
+SHAPED = """
+name: t
+networks:
+  lan: {subnet: 10.1.0.0/24, rate: 10000kbit}
+  far: {delay: 0.05s, loss: 1.0%, rate: 1gbit}
+links: [{ends: [a:up, b:up], delay: 5ms 1ms}, [a:eth9, b:eth9]]
+nodes: {a: {networks: {lan: 10.1.0.2, far: {}}}, b: {networks: {lan: 10.1.0.3}}}
+"""
+
+
+def test_networks_and_links_have_a_rate_a_delay_and_a_loss(tmp_path: Path) -> None:
+    topology = load_text(SHAPED, "t.yaml")
+    ports = {port.name: port for port in topology.nodes["a"].ports}
+    lines = {name: means.shaping_lines(name, port.shaping) for name, port in ports.items()}
+    assert lines == {
+        "eth0": ["qdisc replace dev eth0 root handle ba2: tbf rate 10000000bit burst 32768b "
+                 "latency 50ms"],
+        "eth1": ["qdisc replace dev eth1 root handle ba1: netem limit 10000 delay 50ms loss 1%",
+                 "qdisc replace dev eth1 parent ba1:1 handle ba2: tbf rate 1000000000bit "
+                 "burst 1250000b latency 50ms"],
+        "up": ["qdisc replace dev up root handle ba1: netem limit 10000 delay 5ms 1ms"],
+        "eth9": [],
+    }  # fmt: skip
+    assert [wiring.queue_of(port) for port in ports.values()] == ["tbf", "netem", "netem", ""]
+    plain = topology.to_dict()
+    assert plain["networks"] == {
+        "lan": {"subnet": "10.1.0.0/24", "rate": "10mbit"},
+        "far": {"rate": "1gbit", "delay": "50ms", "loss": "1%"},
+    }
+    assert plain["links"][0] == {"ends": ["a:up", "b:up"], "delay": "5ms 1ms"}
+    assert load_data(plain, "t.yaml") == topology
+    # The queues of a direct link are for its faults.
+    provider = NetnsProvider(tmp_path, lambda: tmp_path)
+    assert provider.direct(topology, "a") == {"eth9": "b"}
+
+
+def test_the_kernel_must_have_the_queues() -> None:
+    assert {"tbf", "netem"} <= kernel_features(load_text(SHAPED, "t.yaml"))
+    assert not {"tbf", "netem"} & kernel_features(load_text(PLAIN, "t.yaml"))
+    slow = PLAIN.replace("10.1.0.0/24}", "10.1.0.0/24, rate: 1mbit}")
+    assert {"tbf", "netem"} & kernel_features(load_text(slow, "t.yaml")) == {"tbf"}
+
+
+@pytest.mark.parametrize(
+    ("given", "seen"),
+    [("rate: 10", "10"), ("rate: 10Mbit", "'10Mbit'"), ("loss: 100%", "'100%'"),
+     ("delay: 5", "5"), ("delay: 2ms 3ms", "'3ms'"), ("delay: 61s", "'61s'")],
+)  # fmt: skip
+def test_amounts_that_cannot_be(given: str, seen: str) -> None:
+    (problem,) = problems(PLAIN.replace("10.1.0.0/24}", f"10.1.0.0/24, {given}}}"))
+    assert (problem.line, seen in problem.seen, bool(problem.hint)) == (3, True, True)
+
+
+def test_only_some_providers_shape() -> None:
+    text = PLAIN.replace("10.1.0.0/24}", "10.1.0.0/24, rate: 1mbit}")
+    (problem,) = problems(text.replace("r: {", "r: {provider: qemu, "))
+    assert (problem.line, "qemu" in problem.wanted) == (3, True)

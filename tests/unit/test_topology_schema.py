@@ -139,7 +139,14 @@ def test_every_key_reaches_the_model_and_comes_back() -> None:
         "description": "every key",
         "provider": "vagrant",
         "networks": {
-            "lan": {"subnet": "10.168.0.0/24", "subnet6": "fd00:168::/64", "mtu": 1400},
+            "lan": {
+                "subnet": "10.168.0.0/24",
+                "subnet6": "fd00:168::/64",
+                "mtu": 1400,
+                "rate": "1gbit",
+                "delay": "5ms 1ms",
+                "loss": "0.5%",
+            },
             "wire": {},
         },
         "nodes": {

@@ -94,6 +94,7 @@ class Links:
                 "flags": one["flags"],
                 "mtu": one.get("mtu", 1500),
                 "address": one.get("address", ""),
+                "qdisc": one.get("qdisc", "noqueue"),
                 "addr_info": [
                     {
                         "family": "inet6" if ":" in a else "inet",
@@ -353,3 +354,32 @@ def test_addresses_of_both_families_are_set_seen_and_restored() -> None:
     assert [(one.what, one.seen) for one in found] == [("fd00:1::2/64 on eth0", "missing")]
     wiring.restore(SIX, node, found)
     assert differences(node, SIX) == []
+
+
+def test_a_queue_is_set_seen_and_restored() -> None:
+    slow = load_text(
+        "name: t\nnetworks: {a: {subnet: 10.1.0.0/24, rate: 1mbit}}\n"
+        "nodes: {n: {networks: {a: 10.1.0.2}}}",
+        "t.yaml",
+    )
+    links = bare("eth0")
+    provider = FakeProvider()
+    node = provider.create_one("t", NodeSpec("n", "digest"))
+    provider.script(["ip"], links.ip)
+    provider.script(LOOK, links.look)
+
+    def tc(call: Call) -> Answer:
+        assert call.words == ("tc", "-batch", "-")
+        assert (call.input or b"").startswith(b"qdisc replace dev eth0 root handle ba2: tbf ")
+        links.links["eth0"]["qdisc"] = "tbf"
+        return Answer()
+
+    provider.script(["tc"], tc)
+    assert isinstance(node, FakeNode)
+    wiring.set_up(slow, node)
+    assert differences(node, slow) == []
+    links.links["eth0"]["qdisc"] = "noqueue"
+    found = differences(node, slow)
+    assert [(one.what, one.seen) for one in found] == [("rate 1mbit of eth0", "noqueue")]
+    wiring.restore(slow, node, found)
+    assert differences(node, slow) == []

@@ -64,6 +64,7 @@ class NetnsProvider(OneByOne):
     name = "netns"
     shares_kernel = True
     shares_programs = True
+    shapes = True
     packages = True
     binds = True
     takes = Takes(tasks=2)  # pid 1, and a command
@@ -353,7 +354,7 @@ class NetnsProvider(OneByOne):
     def _far(self, topology: Topology, port: Port) -> Port | None:
         """Return the other end of a link between two nodes of ours, which is on no bridge."""
         far = topology.far(port)
-        if far is None or self._kind != "node":
+        if far is None or self._kind != "node" or port.shaping:  # its queues are for faults
             return None
         makers = {topology.provider_of(one.node) for one in (port, far)}
         return far if makers == {self.name} else None

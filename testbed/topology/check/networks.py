@@ -43,6 +43,7 @@ class Networks(Look):
             self.networks_have_ports,
             self.nodes_have_slots,
             self.providers_have_the_mtu,
+            self.providers_shape,
         )
 
     def networks_are_apart(self) -> None:
@@ -269,3 +270,18 @@ class Networks(Look):
             wanted = f"at most {most} bytes, as {port.node} is a node by {maker}"
             hint = "lower it, or choose another provider"
             self.add(at, wanted, str(port.mtu), hint)
+
+    def providers_shape(self) -> None:
+        for port in self.ports():
+            try:
+                able = not port.shaping or registry.PROVIDERS[self.t.provider_of(port.node)].shapes
+            except MachineError:  # told when the lab is to be created
+                continue
+            if able:
+                continue
+            network = self.t.networks[port.network]
+            path: Path = ("networks", port.network) if network.link < 0 else ("links", network.link)
+            maker, kind = self.t.provider_of(port.node), port.shaping[0].kind
+            wanted = f"no {kind} on a network of {port.node}, a node by {maker}"
+            hint = f"`testbed fault {kind}` works there; or choose another provider"
+            self.add(self.key(*path, kind), wanted, "one", hint)
