@@ -6,7 +6,7 @@ import json
 import threading
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import pytest
 from test_engine_calls import engine
@@ -23,6 +23,7 @@ from testbed.roles.docker.engine import Endpoint, NetworkState
 from testbed.roles.docker.glance import Glance
 from testbed.roles.docker.networks import networks_of, on_node, on_nodes
 from testbed.roles.docker.role import Docker
+from testbed.suites import helpers
 from testbed.testing.fakes import Bench, FakeEngine
 from testbed.topology import load_data, load_text
 from testbed.topology.containers import Publish
@@ -402,6 +403,29 @@ def test_ports_collide_on_the_same_address_family_and_protocol() -> None:
 def test_what_a_container_needs_of_the_kernel() -> None:
     needed = {*Docker().kernel_for(topology("a: {driver: macvlan}\n    b: {driver: ipvlan}"))}
     assert needed - {*Docker().kernel_for(load_text(DOCKER, "t"))} == {"macvlan", "ipvlan"}
+
+
+def test_each_published_port_of_a_range_counts_for_the_limits_of_the_machine() -> None:
+    one, many = (
+        Docker().takes(
+            load_text(DOCKER + f"containers: {{web: {{node: n1, publish: ['{ports}']}}}}\n", "t"),
+            "n1",
+        )
+        for ports in ("80:80", "8000-8099:80-179")
+    )
+    none = Docker().takes(load_text(DOCKER + "containers: {web: {node: n1}}\n", "t"), "n1")
+    assert one.tasks == none.tasks
+    assert many.tasks > one.tasks + 99 * 2 * 5  # a docker-proxy for each family
+
+
+def test_claims_on_docker0_are_skipped_where_its_containers_are_elsewhere_too() -> None:
+    found = topology(FRONT, "web: {node: n1, networks: [front, bridge]}\n  db: {node: n1}")
+    lab: Any = SimpleNamespace(topology=found, container=lambda name: name)
+    node: Any = SimpleNamespace(name="n1")
+    with pytest.raises(pytest.skip.Exception, match="web"):
+        helpers.bridge_containers(lab, node)
+    lab.topology = topology(FRONT, "web: {node: n1, networks: [front]}\n  db: {node: n1}")
+    assert cast("list[str]", helpers.bridge_containers(lab, node)) == ["db"]
 
 
 # -- requests ----------------------------------------------------------------------------

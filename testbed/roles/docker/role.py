@@ -58,6 +58,9 @@ COMMANDS = (
 IP_VS = """\
 test -e /proc/net/ip_vs || { command -v modprobe > /dev/null && modprobe -n -q ip_vs; } ||
 { echo no /proc/net/ip_vs; false; }"""
+#: Tasks for each published port after the first one of a container: docker-proxy is a process for
+#: each of IPv4 and IPv6, of some threads of Go.
+PROXY_TASKS = 14
 COMPOSE = "compose"  # the artifact; built only on request
 PLUGINS = "/usr/libexec/docker/cli-plugins"  # one of the client's search folders
 #: Folders of this machine to hide on nodes: client plugins, helpers of its daemon, and root's
@@ -302,7 +305,9 @@ class Docker(Role):
             validate.refuse_invalid(store, topology)
 
     def takes(self, topology: Topology, node: str) -> Takes:
-        return Takes(files=256, tasks=22 + 14 * len(topology.containers_on(node)))
+        mine = topology.containers_on(node)
+        more = sum(max(0, sum(port.count for port in c.publish) - 1) for c in mine)
+        return Takes(files=256, tasks=22 + 14 * len(mine) + PROXY_TASKS * more)
 
     def ahead(self, store: Store, topology: Topology, node: str) -> list[str]:
         from testbed.roles.docker import daemon
