@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from testbed.errors import TestbedError, UsageError
+from testbed.errors import NoSuchLab, TestbedError, TopologyError, UsageError
 from testbed.spelling import is_a_path
 from testbed.topology.load import file_of, load
 
@@ -98,9 +98,10 @@ def named(settings: Settings, name: str) -> str:
 
     A path selects the lab that was created from this file. Raises UsageError if the lab with the
     file's name was created from another file, or if several labs were created from this file;
-    TopologyError for an unreadable file.
+    NoSuchLab if there is none and variables have no values, TopologyError for an unreadable file.
     """
     from testbed.labs.lab import labs
+    from testbed.topology.variables import UNSET
 
     state = settings.state
     if not is_a_path(name):
@@ -118,7 +119,17 @@ def named(settings: Settings, name: str) -> str:
             f"several labs were created from {name}: {', '.join(came)}",
             hint="use the name of the lab",
         )
-    topology = load(name)
+    try:
+        topology = load(name)
+    except TopologyError as error:
+        if all(problem.wanted.startswith(UNSET) for problem in error.problems):
+            raise NoSuchLab(
+                f"no lab was created from {name}",
+                name=name,
+                known=labs(settings),
+                hint=f"`testbed up {name}` creates it; with --set for its variables",
+            ) from error
+        raise
     record = state.read(topology.name)
     if record or topology.name in labs(settings):
         refuse_other(topology, record)

@@ -20,6 +20,7 @@ __all__ = ["Unfilled", "Variables", "assigned", "changed", "escaped"]
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _OPERATOR = re.compile(r":?[-?+]")
 _WANTED = "a variable as ${NAME}, ${NAME:-default} or ${NAME:?message}"
+UNSET = "a value of the variable"  #: begins what is wanted of a variable without a value
 _HINT = "write $$ for a dollar sign"
 #: YAML ends a text without quotes before the brace of ${.
 _HINT_QUOTE = f"quote a value with ${{...}} inside of braces or brackets; {_HINT}"
@@ -148,7 +149,7 @@ class _Filler:
             seen = "none" if value is None else "an empty one"
             message = f" ({quote(argument, 200)[1:-1]})" if argument else ""
             hint = f"add --set {name}=VALUE, or set it in the environment"
-            raise Unfilled(f"a value of the variable {name}{message}", seen, hint)
+            raise Unfilled(f"{UNSET} {name}{message}", seen, hint)
         if live:
             self.found[name] = value if kind == "+" and value is not None else filled
         return filled

@@ -22,7 +22,7 @@ from test_topology_schema import SEEN
 import testbed
 from testbed import cli
 from testbed.cli import common
-from testbed.errors import Problem, TopologyError, UsageError
+from testbed.errors import NoSuchLab, Problem, TopologyError, UsageError
 from testbed.labs import origin
 from testbed.labs.lab import Lab
 from testbed.labs.run import Watch
@@ -573,6 +573,20 @@ def test_a_lab_keeps_its_variables(
     assert record is not None
     assert record.variables == {"WHAT": "none", "WHO": "you"}
     assert origin.later(record) == {}
+
+
+def test_a_file_means_its_lab_without_its_variables(bench: Bench, folder: Path) -> None:
+    del folder
+    path = write("t.yaml", "name: ${NAME}\nnodes: {a: {cpus: '${CPUS?}'}}\n")
+    with pytest.raises(NoSuchLab, match="no lab was created from"):
+        origin.named(bench.settings, path)
+    run("up", path, "--set", "NAME=one", "--set", "CPUS=1")
+    assert origin.named(bench.settings, path) == "one"
+    run("up", path, "--set", "NAME=two", "--set", "CPUS=1")
+    with pytest.raises(UsageError, match="one, two"):
+        origin.named(bench.settings, path)
+    with pytest.raises(TopologyError):
+        origin.named(bench.settings, write("u.yaml", "name: ${NAME}\nnodes: []\n"))
 
 
 def test_the_option_set(bench: Bench) -> None:
