@@ -106,6 +106,15 @@ def test_a_lab_needs_what_any_of_its_nodes_needs() -> None:
     assert {"nft", "iptables"} <= set(programs(BOTH))
 
 
+def test_reports_say_that_the_nodes_differ() -> None:
+    described = ROLES["docker"].described
+    assert [*described({"docker": "29.1", "firewall": "nftables"})] == ["Docker 29.1", "nftables"]
+    words = [*described({"docker": "mixed", "firewall": "mixed"})]
+    assert len(words) == 2
+    assert all("several" in one for one in words)
+    assert [*described({})] == []
+
+
 def test_each_node_gets_its_own_engine(bench: Bench) -> None:
     bench.provider.script(["iptables", "--version"], Answer(out=b"iptables v1.8.9 (nf_tables)"))
     lab = Lab(BOTH.name, bench.settings)

@@ -300,7 +300,7 @@ def test_the_first_container_has_172_17_0_2(lab: LiveLab, node: Node, observe: O
     needs_bip(lab, node, "172.17.0.1/16")
     engine = lab.engine(node.name)
     started = {}
-    for container in bridge_containers(lab, node):
+    for container in bridge_containers(lab, node, 3):
         started[engine.inspect_raw(container.name)["Created"]] = container
     in_order = [started[when] for when in sorted(started)]
     observe.note("created, in order", {c.name: c.address for c in in_order})

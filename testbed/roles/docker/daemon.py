@@ -31,7 +31,14 @@ from testbed.roles.docker.engine import Engine, preload
 from testbed.roles.docker.network_steps import networks_steps
 from testbed.roles.docker.networks import on_node
 from testbed.roles.docker.role import BRIDGE
-from testbed.roles.docker.section import ROLE, DockerSection, daemon_of, engine_of, firewall_of
+from testbed.roles.docker.section import (
+    MIXED,
+    ROLE,
+    DockerSection,
+    daemon_of,
+    engine_of,
+    firewall_of,
+)
 from testbed.roles.docker.settle import settle_steps
 from testbed.roles.docker.swarm import MEMBER
 from testbed.roles.flannel.section import FlannelSection
@@ -56,7 +63,6 @@ mountpoint -q $folder || { mkdir -p -m 0700 $folder && mount -t proc proc $folde
 """
 WRITTEN = "daemon.json"  # mark: the file as testbed wrote it
 STOP_SECONDS = 20.0  # a daemon gives its containers 15 s to end (dockerd(8), --shutdown-timeout)
-MIXED = "mixed"  #: the fact of a lab whose nodes differ
 FORWARDING = ("sysctl", "-q", "-w", "net.ipv4.ip_forward=1")
 
 

@@ -22,6 +22,7 @@ from testbed.roles.docker.section import (
     ENGINE_ALIASES,
     ENGINES,
     FIREWALLS,
+    MIXED,
     ROLE,
     DockerOfNode,
     DockerSection,
@@ -273,10 +274,10 @@ class Docker(Role):
         return drawn.bridges(lab.engine(node)) if on_node(lab.topology, node) else {}
 
     def described(self, facts: Mapping[str, str]) -> Iterable[str]:
-        if "docker" in facts:
-            yield f"Docker {facts['docker']}"
-        if "firewall" in facts:
-            yield facts["firewall"]
+        if version := facts.get("docker"):
+            yield "several versions of Docker" if version == MIXED else f"Docker {version}"
+        if filters := facts.get("firewall"):
+            yield "several packet filters" if filters == MIXED else filters
 
     def links(self, topology: Topology, node: str) -> Iterable[OwnLink]:
         bip = DockerSection.of(topology).bip.get(node)

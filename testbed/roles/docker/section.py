@@ -42,6 +42,8 @@ FIREWALLS: tuple[Firewall, ...] = ("iptables", "iptables-legacy", "iptables-nft"
 DEFAULT_FIREWALL: Firewall = "iptables"
 #: docker0 of a daemon without settings: the first address of Docker's first pool.
 DEFAULT_BIP = "172.17.0.1/16"
+#: The fact of a lab whose nodes have several engines, or several packet filters.
+MIXED = "mixed"
 
 
 class _Release(Shape[Release]):
