@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 from testbed.errors import LabError, NoAnswer, NoSuchContainer
 from testbed.registry import ROLES
-from testbed.roles.container import choose, enter
+from testbed.roles.container import choose, enter, without
 from testbed.roles.docker.engine import PATIENCE, Engine
 
 if TYPE_CHECKING:
@@ -61,9 +61,8 @@ class LiveContainer:
 
     def argv(self, argv: Sequence[str], *, mounts: bool) -> list[str]:
         """Return the node's command that runs ``argv`` in the container."""
-        # The environment of the node's commands is not that of the image's programs.
-        without = [word for name in self.node.env for word in ("-u", name)] if mounts else []
-        return [*(["env", *without] if without else []), *self._enter(mounts=mounts), *argv]
+        before = without(self.node.env) if mounts else []
+        return [*before, *self._enter(mounts=mounts), *argv]
 
     def run(
         self,
@@ -101,7 +100,7 @@ class LiveContainer:
         """The container as a testinfra host, with the image's own programs."""
         from testbed.nodes.testinfra_backend import host_of
 
-        prefix = self._enter()
+        prefix = [*without(self.node.env.keys() - self.env.keys()), *self._enter()]
         return host_of(self.node, container=self.name, prefix=prefix, env=self.env)
 
 

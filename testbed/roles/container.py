@@ -6,7 +6,7 @@ Whatever has started a container, it is a process on its node with namespaces of
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 SHORT = 6  # length of a short container ID
@@ -67,6 +67,14 @@ def choose(containers: Mapping[str, ContainerProcess], name: str) -> ContainerPr
         return containers[name]
     meant = [one for one in containers.values() if len(name) >= SHORT and one.id.startswith(name)]
     return meant[0] if len(meant) == 1 else None
+
+
+def without(env: Collection[str]) -> list[str]:
+    """Return the command prefix for a command without the environment of its node's commands.
+
+    A program of an image has that of the image.
+    """
+    return ["env", *(word for name in sorted(env) for word in ("-u", name))] if env else []
 
 
 def enter(pid: int, *, mounts: bool = True, tty: bool = False, user: bool = False) -> Sequence[str]:

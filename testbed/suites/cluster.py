@@ -18,7 +18,7 @@ import pytest
 
 from testbed.claims.observation import Observation
 from testbed.errors import CommandError, LabError
-from testbed.roles.container import enter
+from testbed.roles.container import enter, without
 from testbed.roles.kubernetes import client, config
 from testbed.roles.kubernetes.api import Refused
 from testbed.roles.kubernetes.section import KubernetesSection
@@ -81,7 +81,8 @@ class Pod:
     def argv(self, argv: Sequence[str], container: str = "") -> list[str]:
         """Return ``argv`` as it must be run on the node."""
         pid = self.containers[container] if container else self.pid
-        return [*enter(pid, mounts=bool(container)), *argv]
+        before = without(self.node.env) if container else []
+        return [*before, *enter(pid, mounts=bool(container)), *argv]
 
     def run(
         self,

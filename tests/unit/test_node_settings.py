@@ -12,10 +12,11 @@ from testbed.errors import LabError, MachineError, TopologyError
 from testbed.labs import plan
 from testbed.labs.commands import Surroundings, on_node
 from testbed.labs.lab import Lab
-from testbed.labs.live import LiveLab
+from testbed.labs.live import LiveContainer, LiveLab
 from testbed.labs.status import status
 from testbed.nodes.base import Bind, Node
 from testbed.nodes.fake import Answer, Behaviour, Call, FakeMachine, FakeNode
+from testbed.roles.container import ContainerProcess
 from testbed.testing.fakes import Bench
 from testbed.testing.provider import spec
 from testbed.topology import Topology, load, load_data, load_text
@@ -718,6 +719,17 @@ def test_the_environment_is_that_of_commands_services_and_tests(bench: Bench) ->
         ]  # fmt: skip
     assert bench.provider.calls[-1].env == {"WHO": "me"}
     assert wanted.node_digest("r") == topology().node_digest("r")
+
+
+def test_the_environment_is_not_that_of_containers() -> None:
+    machine = FakeNode(FakeMachine(), "t", spec("n"))
+    machine.env = {"WHO": "me", "PORT": "1"}
+    there = LiveContainer(machine, ContainerProcess("c1", "1" * 64, 77, "", ("PORT=2",)))
+    inside = there.argv(["env"], mounts=True)
+    assert inside[:5] == ["env", "-u", "PORT", "-u", "WHO"]
+    assert there.argv(["ip", "link"], mounts=False)[0] == "nsenter", "a program of the node"
+    place = there.host.backend._where()
+    assert [*place.prefix][:3] == ["env", "-u", "WHO"], "its own variable stays"
 
 
 def test_a_fault_may_kill_a_service_of_its_own() -> None:
