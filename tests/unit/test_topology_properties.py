@@ -26,6 +26,42 @@ QUICK = settings(
 NAMES = st.from_regex(r"[a-z][a-z0-9]{1,6}", fullmatch=True)
 
 
+#: Keys of a network of flannel by its backend.
+OVERLAY = {
+    "vxlan": {
+        "port": st.just(4789),
+        "vni": st.just(7),
+        "mtu": st.integers(118, 1500),
+        "direct-routing": st.booleans(),
+    },
+    "udp": {"port": st.just(8285)},
+    "host-gw": {},
+}
+
+
+@st.composite
+def overlays(draw: st.DrawFn) -> dict[str, Any]:
+    """flannel's section, with any of the keys that its backend has."""
+    backend = draw(st.sampled_from([*OVERLAY]))
+    found: dict[str, Any] = {"backend": backend}
+    found |= draw(st.fixed_dictionaries({}, optional=OVERLAY[backend]))
+    found |= draw(
+        st.fixed_dictionaries(
+            {},
+            optional={
+                "subnet-len": st.integers(20, 28),
+                "subnet-lease-renew-margin": st.integers(1, 1439),
+                "allow-direct-routing": st.booleans(),
+            },
+        )
+    )
+    if draw(st.booleans()):
+        blue: dict[str, Any] = {"network": "10.20.0.0/16"}
+        blue |= draw(st.sampled_from([{}, {"backend": "host-gw"}, {"vni": 9, "mtu": 1400}]))
+        found["networks"] = {"blue": blue}
+    return found
+
+
 @st.composite
 def node_settings(
     draw: st.DrawFn, addresses: dict[str, str], subnets: dict[str, IPv4Network]
@@ -176,7 +212,7 @@ def topologies(draw: st.DrawFn) -> dict[str, Any]:
     if networks:
         data["networks"] = {name: {"subnet": str(net)} for name, net in subnets.items()}
     if flannel:
-        data["flannel"] = {"backend": draw(st.sampled_from(["vxlan", "udp", "host-gw"]))}
+        data["flannel"] = draw(overlays())
     with_docker = [name for name, node in nodes.items() if "docker" in node.get("roles", ())]
     if with_docker:
         names = [f"c{draw(NAMES)}-{i}" for i in range(draw(st.integers(0, 4)))]
