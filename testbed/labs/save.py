@@ -159,6 +159,7 @@ def save(context: Context, faults: Iterable[Fault] = (), *, file: str = "") -> S
     nodes = topology.nodes.values()
     paths = [file.source for node in nodes for file in node.files.values() if file.source]
     paths += [path for node in nodes for path in node.compose]
+    paths += [bind.source for node in nodes for bind in node.binds]
     relative = [path for path in paths if not path.startswith("/")]
     if relative:
         folder = file.rpartition("/")[0] or "the folder of the first file"

@@ -386,11 +386,21 @@ def test_to_a_file_and_as_data(hands: Hands, tmp_path: Path) -> None:
     assert data["topology"]["name"] == "plain"
 
 
-def test_files_beside_the_topology_are_told(hands: Hands, tmp_path: Path) -> None:
-    text = TEXT.replace("roles: [docker]", "roles: [docker], files: {/etc/x: {content: y}}")
-    assert load_text(text, "x")
-    folder = hands("save", "plain", "-o", str(tmp_path / "nosuch" / "out.yaml"))
-    assert folder.status == 2
+def test_a_folder_that_does_not_exist(hands: Hands, tmp_path: Path) -> None:
+    assert hands("save", "plain", "-o", str(tmp_path / "nosuch" / "out.yaml")).status == 2
+
+
+def test_relative_paths_are_told(hands: Hands, tmp_path: Path) -> None:
+    """Relative to the folder of the first file, so the saved one belongs there."""
+    (tmp_path / "data").mkdir()
+    file = tmp_path / "lab.yaml"
+    own = "roles: [docker], binds: [./data:/srv/data]"
+    text = TEXT.replace("name: plain", "name: beside").replace("roles: [docker]", own)
+    file.write_text(text)
+    assert hands("up", str(file), "-q").status == 0
+    said = hands("save", "beside")
+    assert said.status == 0
+    assert f"keep this file in {tmp_path}" in said.out
 
 
 def test_a_lab_that_is_not_whole(hands: Hands) -> None:

@@ -158,6 +158,14 @@ def test_a_part_that_runs_again_is_not_told_as_stopped(hands: Hands) -> None:
     assert states(hands) == UP
 
 
+@pytest.mark.parametrize("argv", [["exec", "b", "true"], ["cp", "b:/etc/hosts", "x"]])
+def test_a_command_on_a_stopped_node_says_how_to_start_it(argv: list[str], hands: Hands) -> None:
+    assert hands("stop", "b").status == 0
+    said = hands(*argv)
+    assert said.status == 4
+    assert "`testbed start -l plain b`" in said.err
+
+
 # -- wrong use ---------------------------------------------------------------------------
 
 
