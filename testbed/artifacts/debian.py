@@ -139,15 +139,21 @@ class Unpacked:
     scripts: Sequence[str] = ()
 
 
+def lacking() -> str:
+    """Return why this machine cannot unpack Debian packages; empty if it can."""
+    if which("apt-get") and which("dpkg-deb"):
+        return ""
+    return "apt-get and dpkg-deb, which unpack Debian packages, are missing on this machine"
+
+
 class Apt:
     """The host's apt with the host's settings and package lists; writes only to the cache."""
 
-    def __init__(self, job: Job) -> None:
-        if not which("apt-get") or not which("dpkg-deb"):
-            raise ArtifactError(
-                "apt-get and dpkg-deb, which unpack Debian packages, are missing on this machine",
-                hint="name each program's file: --artifact NAME=PATH",
-            )
+    def __init__(
+        self, job: Job, instead: str = "name each program's file: --artifact NAME=PATH"
+    ) -> None:
+        if missing := lacking():
+            raise ArtifactError(missing, hint=instead)
         self._job = job
         self._own_lists = False
         self._env = {**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}

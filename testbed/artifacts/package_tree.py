@@ -61,7 +61,7 @@ class PackageTree(Source):
 
     def fill(self, job: Job) -> str:
         tree = job.into / "tree"
-        apt = Apt(job)
+        apt = Apt(job, "use a machine with Debian, or remove the packages from the nodes")
         got = apt.unpack_lacking(self.packages, tree)
         for place in UNREAD:
             remove_tree(tree / place)

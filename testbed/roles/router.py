@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 from testbed.roles.base import Role
 
 if TYPE_CHECKING:
+    from testbed.artifacts import Store
     from testbed.nodes.base import Node as Machine
     from testbed.roles.part import Part
     from testbed.roles.routing import RouterOfNode
@@ -64,6 +65,11 @@ class RouterRole(Role):
     def neighbors(self, machine: Machine) -> Iterable[tuple[str, str]]:
         """Return the neighbours of a running router, each with its state."""
         raise NotImplementedError
+
+    def lacking(self, store: Store, topology: Topology) -> str:  # noqa: ARG002  a trait of this machine
+        from testbed.artifacts import debian
+
+        return debian.lacking()
 
     def features(self, topology: Topology) -> set[str]:
         texts = [self.text(topology, node) for node in topology.with_role(self.name)]

@@ -194,6 +194,16 @@ def test_an_unknown_package_is_told_with_the_closest_one(job: Callable[[Apt], Jo
     assert "tcpdump" in (caught.value.hint or "")
 
 
+def test_a_machine_without_apt_says_so(
+    job: Callable[[Apt], Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(debian, "which", lambda _: None)
+    with pytest.raises(ArtifactError) as caught:
+        PackageTree(("frr",)).fill(job(Apt()))
+    assert "apt-get" in caught.value.message
+    assert "--artifact" not in (caught.value.hint or "")
+
+
 def test_without_a_network_the_hint_says_so(job: Callable[[Apt], Job]) -> None:
     error = "E: Failed to fetch http://deb/x.deb  Temporary failure resolving 'deb'"
     with pytest.raises(ArtifactError) as caught:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from testbed.artifacts import debian
 from testbed.errors import StepsFailed, TopologyError
 from testbed.labs import plan
 from testbed.labs.lab import Lab
@@ -324,6 +325,16 @@ def test_all_daemons_start_again_with_zebra(bench: Bench) -> None:
         "staticd",
         "ospfd",
     ]
+
+
+def test_a_machine_without_apt_skips_such_labs(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topology = lab_with("{}")
+    monkeypatch.setattr(debian, "which", lambda name: f"/usr/bin/{name}")
+    assert ROLES["frr"].lacking(bench.store, topology) == ""
+    monkeypatch.setattr(debian, "which", lambda _: None)
+    assert "apt-get" in ROLES["frr"].lacking(bench.store, topology)
 
 
 def test_status_lists_the_neighbours() -> None:
