@@ -15,7 +15,6 @@ from testbed.nodes.marks import note, noted
 from testbed.roles.docker.engine import LAB, Engine
 from testbed.roles.docker.networks import OVERLAY, on_node
 from testbed.roles.docker.section import ROLE, DockerSection
-from testbed.roles.docker.swarm import swarm_step
 from testbed.steps.step import Step
 from testbed.steps.wait import Wait
 
@@ -41,7 +40,11 @@ def networks_steps(topology: Topology, node: str, after: str) -> Iterator[Step]:
         about = f"Docker networks: {', '.join(map(str, wanted))}"
         # Links and swarms are there only when the node is on the lab's networks.
         drivers = {one.driver for one in wanted}
-        needs = (after, swarm_step(node)) if OVERLAY in drivers else (after,)
+        needs: tuple[str, ...] = (after,)
+        if OVERLAY in drivers:
+            from testbed.roles.docker.swarm import swarm_step
+
+            needs = (after, swarm_step(node))
         ahead = drivers <= {"bridge"}
         yield Step(networks_step(node), about, needs, ahead=ahead, act=_make(topology, node))
 
