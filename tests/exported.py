@@ -42,9 +42,9 @@ docker:
   bip: {host: 172.29.0.1/24}
   networks:
     front:
-      subnet: [172.31.0.0/24, "fd00:31::/64"]
-      gateway: 172.31.0.9
-      ip_range: 172.31.0.128/25
+      subnet: [172.27.0.0/24, "fd00:31::/64"]
+      gateway: 172.27.0.9
+      ip_range: 172.27.0.128/25
       driver_opts: {com.docker.network.driver.mtu: 1400}
     end: {internal: true, attachable: true, nodes: [host]}
 containers:
@@ -62,7 +62,7 @@ containers:
     node: host
     networks:
       front:
-        ipv4_address: 172.31.0.20
+        ipv4_address: 172.27.0.20
         ipv6_address: "fd00:31::20"
         aliases: [end]
         mac_address: "02:00:00:00:00:20"

@@ -194,7 +194,7 @@ def test_compose_has_docker_networks_and_options_of_containers() -> None:
     many = found["services"]["many"]
     assert many["networks"] == {
         "host-front": {
-            "ipv4_address": "172.31.0.20",
+            "ipv4_address": "172.27.0.20",
             "ipv6_address": "fd00:31::20",
             "mac_address": "02:00:00:00:00:20",
             "aliases": ["end"],
@@ -209,7 +209,7 @@ def test_compose_has_docker_networks_and_options_of_containers() -> None:
     assert (front["enable_ipv6"], front["ipam"]["config"]) == (
         True,
         [
-            {"subnet": "172.31.0.0/24", "gateway": "172.31.0.9", "ip_range": "172.31.0.128/25"},
+            {"subnet": "172.27.0.0/24", "gateway": "172.27.0.9", "ip_range": "172.27.0.128/25"},
             {"subnet": "fd00:31::/64"},
         ],
     )
