@@ -7,7 +7,6 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -389,8 +388,7 @@ def recorded(lab: Lab) -> Topology:
 
     Raises NoSuchLab.
     """
-    record = lab.record()
-    return replace(lab.topology(), file=record.source, variables=record.variables)
+    return lab.topology()
 
 
 def complete_labs(_ctx: Any, _param: Any, incomplete: str) -> list[str]:

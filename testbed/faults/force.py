@@ -9,7 +9,6 @@ the lab removes its faults.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -126,7 +125,7 @@ class Faults:
         The plan of ``up`` includes all that depends on it.
         """
         record = self._lab.record()
-        topology = dataclasses.replace(self._lab.topology(), file=record.source)
+        topology = self._lab.topology()
         self._lab.up(topology, keep=True, watch=self._watch, left=record.stopped)
 
     @contextlib.contextmanager

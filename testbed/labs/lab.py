@@ -459,7 +459,7 @@ class Lab:
 
         record = self.record()
         found = load_data(record.topology, f"the record of lab {self.name}")
-        return replace(found, file=record.source)
+        return replace(found, file=record.source, variables=record.variables)
 
     def context(self) -> Context:
         """Return the running lab.  Raises NoSuchLab, also if it has a record but no node runs."""

@@ -230,7 +230,7 @@ class Stopping:
         """Create a node again; everything else that was stopped by hand stays so."""
         record = self._lab.record()
         left = [one for one in record.stopped if one.partition("/")[0] != target.node]
-        topology = replace(self._lab.topology(), file=record.source)
+        topology = self._lab.topology()
         outcome = self._lab.up(topology, keep=True, replace=True, watch=self._watch, left=left)
         words = f"node {target.node} created again, {len(outcome.changed)} steps"
         more = self._told(target, iter([words]))

@@ -565,8 +565,11 @@ def test_a_lab_keeps_its_variables(
     assert json.loads(run("status", "t", "--json"))["variables"] == {"WHAT": "x", "WHO": "me"}
     said: list[str] = []
     lab = Lab("t", bench.settings)
-    lab.up(common.recorded(lab), watch=Watch(words=said.append))
+    lab.up(lab.topology(), watch=Watch(words=said.append))
     assert not said
+    record = bench.settings.state.read("t")
+    assert record is not None
+    assert record.variables == {"WHAT": "x", "WHO": "me"}, "also after a repair"
     lab.up(load(path), watch=Watch(words=said.append))
     assert len([words for words in said if words.startswith(("WHAT is", "WHO is"))]) == 2
     record = bench.settings.state.read("t")
