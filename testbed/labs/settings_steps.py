@@ -96,7 +96,7 @@ def _has_ipv6(topology: Topology, node: str) -> bool:
 
 def is_late(topology: Topology, node: str, route: Route) -> bool:
     """Tell whether a route needs a link that only a role or a command creates."""
-    known = [*wiring.addresses(topology, node), "lo"]
+    known = [*(port.name for port in topology.nodes[node].ports), "lo"]
     subnets = topology.connected(node)
     return any(
         hop.dev not in known
