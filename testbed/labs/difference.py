@@ -240,6 +240,11 @@ def _named(change: Change, node: str) -> Change:
     return change
 
 
+def _at(node: str, part: str) -> str:
+    """Return the name of a part of a node; a file has a path."""
+    return f"{node}:{part}" if part.startswith("/") else f"{node}/{part}"
+
+
 def gone(status: Status, effects: Sequence[Effect]) -> list[Effect]:
     """Return what `up` restores: parts of the lab that are not as its record says.
 
@@ -257,7 +262,7 @@ def gone(status: Status, effects: Sequence[Effect]) -> list[Effect]:
             ("service", node.services), ("container", node.containers), *node.more.items(),
         )  # fmt: skip
         found += [
-            Effect(kind, f"{node.name}/{part.name}", RESTORED, words=part.state)
+            Effect(kind, _at(node.name, part.name), RESTORED, words=part.state)
             for kind, parts in kinds
             for part in parts
             if not part.ok and f"{node.name}/{part.name}" not in anew

@@ -66,13 +66,15 @@ class Found:
     """Something that was changed by hand: the path of its key in a file and the value there.
 
     The value None removes the key. ``words`` say it where the file cannot. A list extends one that
-    is there, unless it is to ``replace`` it.
+    is there, unless it is to ``replace`` it. A command of the node's ``run`` with all ``tokens``
+    makes the change itself.
     """
 
     path: tuple[str, ...]
     value: Any
     words: str
     replace: bool = False
+    tokens: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -168,6 +170,18 @@ def save(context: Context, faults: Iterable[Fault] = (), *, file: str = "") -> S
 
 
 def _of_node(context: Context, node: Node) -> Iterator[Found]:
+    """Yield what was changed by hand on a node, and not by its own commands at start."""
+    own = json.dumps(context.topology.nodes[node.name].to_dict().get("run", []))
+
+    def is_of_commands(found: Found) -> bool:
+        return bool(found.tokens) and all(
+            re.search(rf"(?<![\w.:/-]){re.escape(one)}(?![\w.-])", own) for one in found.tokens
+        )
+
+    return (found for found in _seen_on(context, node) if not is_of_commands(found))
+
+
+def _seen_on(context: Context, node: Node) -> Iterator[Found]:
     topology, spec = context.topology, context.topology.nodes[node.name]
     yield from _addresses(topology, node, topology.to_dict())
     seen = netstate.look(node)
@@ -180,7 +194,8 @@ def _of_node(context: Context, node: Node) -> Iterator[Found]:
     for role in spec.roles:
         try:
             for path, value, words in ROLES[role].by_hand(topology, node):
-                yield Found(path, value, words)
+                named = path[:1] in (("containers",), ("docker",)) and value is not None
+                yield Found(path, value, words, tokens=path[-1:] if named else ())
         except LabError as error:
             yield Found((), None, f"{node.name}: parts of {role} are not known: {error.message}")
 
@@ -248,7 +263,8 @@ def _links(topology: Topology, node: str, entries: Sequence[Mapping[str, Any]]) 
         kind = (entry.get("linkinfo") or {}).get("info_kind")
         name = str(entry.get("ifname"))
         if kind in LINKS and name not in own and not re.fullmatch(r"br-[0-9a-f]{12}", name):
-            yield Found((), None, f"ip link add {name} type {kind}, on {node}")
+            words = f"ip link add {name} type {kind}, on {node}"
+            yield Found((), None, words, tokens=(name,))
 
 
 def _queues(node: str, entries: Sequence[Mapping[str, Any]]) -> Iterator[Found]:
@@ -285,11 +301,12 @@ def _routes(topology: Topology, node: Node, seen: netstate.Seen) -> Iterator[Fou
             continue
         text = _route_text(entry)
         words = f"ip -{family} route add {text}, on {node.name}"
+        tokens = (str(entry["dst"]),)
         with contextlib.suppress(iproute.Unreadable):
             if iproute.route(text).matches(entry):
-                yield Found(path, [text], words)
+                yield Found(path, [text], words, tokens=tokens)
                 continue
-        yield Found((), None, words)
+        yield Found((), None, words, tokens=tokens)
 
 
 def _overlays(topology: Topology) -> list[str]:
@@ -350,11 +367,13 @@ def _rules(topology: Topology, node: Node, seen: netstate.Seen) -> Iterator[Foun
             continue
         text = _rule_text(entry)
         words = f"ip -{family} rule add {text}, on {node.name}"
+        values = (entry.get(key) for key in ("src", "dst", "fwmark", "table"))
+        tokens = tuple(str(one) for one in values if one not in (None, "all"))
         with contextlib.suppress(iproute.Unreadable):
             if iproute.rule(text).matches(entry):
-                yield Found(path, [text], words)
+                yield Found(path, [text], words, tokens=tokens)
                 continue
-        yield Found((), None, words)
+        yield Found((), None, words, tokens=tokens)
 
 
 def _rule_text(entry: Mapping[str, Any]) -> str:

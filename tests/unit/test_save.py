@@ -291,6 +291,31 @@ def test_active_faults_get_names(hands: Hands, monkeypatch: pytest.MonkeyPatch) 
     assert (data["faults"], comments) == ({"saved-1": "loss a:b 20%"}, [])
 
 
+def test_what_the_nodes_own_commands_do_is_not_saved_twice(
+    hands: Hands, looks: Looks, engine: Engine
+) -> None:
+    """`up` of the file would do it once by the key and once by the command, which fails."""
+    commands = [
+        "ip link add br7 type bridge", "ip route add 10.9.0.0/16 dev eth0",
+        "ip rule add from 10.168.0.9 lookup 77",
+    ]  # fmt: skip
+    inside = json.dumps(["docker run -d --name other nginx"])
+    text = TEXT.replace("rules: [lookup 7]", f"rules: [lookup 7], run: {json.dumps(commands)}")
+    assert hands("down", "plain", "-q").status == 0
+    hands.up(text.replace("roles: [docker]", f"roles: [docker], run: {inside}"))
+    looks.links.append({"ifname": "br7", "linkinfo": {"info_kind": "bridge"}})
+    looks.links.append({"ifname": "br77", "linkinfo": {"info_kind": "bridge"}})
+    looks.routes.append({"dst": "10.9.0.0/16", "dev": "eth0"})
+    looks.rules.append({"priority": 99, "src": "10.168.0.9", "table": "77"})
+    looks.install(hands, "b")
+    engine.run("other")
+    data, comments = saved(hands)
+    assert comments == ["ip link add br77 type bridge, on b"]
+    assert data["nodes"]["b"]["routes"] == ["10.7.0.0/16 via 10.168.0.2"]
+    assert data["nodes"]["b"]["rules"] == ["lookup 7"]
+    assert [*data["containers"]] == ["web"]
+
+
 # -- Docker ---------------------------------------------------------------------------------
 
 
