@@ -101,7 +101,12 @@ def apply(topology: Topology, node: Node, *, fresh: bool) -> list[str]:
 
 def _write(node: Node, path: str, content: Content) -> None:
     try:
-        node.put(content.data, path, mode=content.mode)
+        try:
+            node.put(content.data, path, mode=content.mode)
+        except OSError:
+            if not node.own_folder(path):
+                raise
+            node.put(content.data, path, mode=content.mode)
     except OSError as error:
         raise LabError(
             f"{node.name} cannot have the file {path}: {error.strerror}",

@@ -357,6 +357,15 @@ class Node(ABC):
         is the file's permission bits.
         """
 
+    def own_folder(self, path: str) -> bool:
+        """Make the folder of a path one of the node's own, with the files that it has.
+
+        It is for a folder of this machine, in which a node can write nothing.  Return False if
+        there is no need, or no folder.
+        """
+        del path
+        return False
+
     @abstractmethod
     def get(self, path: str) -> bytes:
         """Return the content of a file on the node.

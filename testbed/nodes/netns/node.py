@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
 import os
 import re
@@ -170,17 +169,10 @@ class NetnsNode(Node):
                 raise
             return self._terminal(1)  # a container need not have a /dev/pts
 
-    def put(self, data: bytes, path: str, *, mode: int = 0o644) -> None:
-        try:
-            self._put(data, path, mode)
-        except OSError as error:
-            # There is no folder, and none can be made, or it is this machine's own.
-            closed = error.errno in (errno.ENOENT, errno.EROFS)
-            if not closed or not self.run(["sh", "-c", OPEN, "sh", path], check=False).ok:
-                raise
-            self._put(data, path, mode)
+    def own_folder(self, path: str) -> bool:
+        return self.run(["sh", "-c", OPEN, "sh", path], check=False).ok
 
-    def _put(self, data: bytes, path: str, mode: int) -> None:
+    def put(self, data: bytes, path: str, *, mode: int = 0o644) -> None:
         part = part_of(path)
         fd = self._open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         with os.fdopen(fd, "wb") as file:
@@ -199,7 +191,7 @@ class NetnsNode(Node):
             mount = ["sh", "-c", MOUNT, "sh", f"{BINDS}/{index}", bind.target, kind]
             # The second time the folder above it is the node's own.
             result = self.run(mount, check=False)
-            if not result.ok and self.run(["sh", "-c", OPEN, "sh", bind.target], check=False).ok:
+            if not result.ok and self.own_folder(bind.target):
                 result = self.run(mount, check=False)
             if not result.ok:
                 raise LabError(
