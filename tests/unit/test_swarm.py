@@ -17,13 +17,14 @@ from testbed.labs.preflight import kernel_features
 from testbed.nodes.base import Node, NodeSpec
 from testbed.nodes.fake import FakeProvider
 from testbed.nodes.marks import marked
-from testbed.roles.docker import glance, status, swarm
+from testbed.roles.docker import containers, glance, status, swarm
 from testbed.roles.docker.engine import Engine
 from testbed.roles.docker.glance import Membership
 from testbed.roles.docker.swarm import MEMBER, Swarm
 from testbed.steps.context import Context
 from testbed.testing.fakes import FakeStore
 from testbed.topology import Topology, load_data, load_text
+from testbed.topology.containers import Container
 
 NAMES = ("a", "b", "c")
 REFUSED = "This node is not a swarm manager"
@@ -356,3 +357,40 @@ def test_the_status_of_a_node(
     (part,) = status.swarm(context, world.machines[node])
     assert (part.state, part.ok) == (seen.state, ok)
     assert part.name == ("manager" if node == "a" else "worker")
+
+
+# -- containers on overlay networks ---------------------------------------------------------
+
+
+class Late(Engine):
+    """A daemon that lets a container onto an overlay network at the third attempt."""
+
+    def __init__(self, words: str, attempts: int) -> None:
+        self.words, self.attempts = words, attempts
+        self.log: list[str] = []
+
+    def start(self, lab: str, container: Container, digest: str) -> None:
+        self.log.append("start")
+        self.attempts -= 1
+        if self.attempts:
+            raise LabError(f"dockerd on b: cannot start the container c: {self.words}")
+
+    def remove(self, container: str) -> None:
+        self.log.append("remove")
+
+
+def test_a_container_waits_for_the_swarm_to_know_its_node_again(world: World) -> None:
+    context = Context(lab_of("[a]"), world.provider, FakeStore(), world.machines)
+    container = Container(name="c", node="b")
+    late = Late("attaching to network failed, make sure ...: context deadline exceeded", 3)
+    containers._start(context, late, container, "d")
+    assert late.log == ["start", "remove", "start", "remove", "start"]
+    for other in (Late("no space left", 2), Late("attaching to network failed", 99)):
+        with pytest.raises(LabError):
+            containers._start(context, other, container, "d")
+        assert other.log[-1] == "start", "the container stays to be looked at"
+    context.given_up.set()
+    ended = Late("attaching to network failed", 2)
+    with pytest.raises(LabError):
+        containers._start(context, ended, container, "d")
+    assert ended.log == ["start"]

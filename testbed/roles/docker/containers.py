@@ -29,6 +29,9 @@ SHOWN = (
     "hostname", "mac_address", "entrypoint", "user", "privileged", "cap_add", "cap_drop", "devices",
     "sysctls", "ulimits", "volumes", "tmpfs", "dns", "extra_hosts", "restart",
 )  # fmt: skip
+#: The answer for a container on an overlay network, after 20 s (moby, daemon/cluster).
+NOT_ATTACHED = "attaching to network failed"
+ATTEMPTS = 4
 REACH_SECONDS = 30.0
 ENDED_SECONDS = 1.0  # time in which the node's own step reports a container that has ended
 
@@ -118,7 +121,7 @@ def _make(topology: Topology, container: Container) -> Callable[[Context], tuple
                 engine.remove(container.name)
             free_addresses(engine, context.topology, container)
             try:
-                engine.start(context.lab, container, digest)
+                _start(context, engine, container, digest)
             except LabError as error:
                 raise start_failed(engine, container, error) from error
             context.started[container.name] = time.monotonic()
@@ -127,6 +130,23 @@ def _make(topology: Topology, container: Container) -> Callable[[Context], tuple
         return _words(made), True
 
     return act
+
+
+def _start(context: Context, engine: Engine, container: Container, digest: str) -> None:
+    """Create a container and start it.
+
+    A swarm lets no container of a node onto an overlay network as long as its other nodes take
+    this one for that of the same address that has ended. So this is tried again.
+    """
+    for left in reversed(range(ATTEMPTS)):
+        try:
+            return engine.start(context.lab, container, digest)
+        except LabError as error:
+            if not left or NOT_ATTACHED not in error.message or context.given_up.is_set():
+                raise
+            context.waiting(f"the swarm to let {container.node} onto its networks")
+            engine.remove(container.name)
+    return None
 
 
 def _stays(found: ContainerState, container: Container) -> bool:
