@@ -715,8 +715,14 @@ def test_a_fixed_address_is_taken_from_a_container_that_docker_gave_it_to(bench:
 
 def test_networks_on_links_wait_for_the_lab() -> None:
     text = "web: {node: n1, networks: [x1]}\n  db: {node: n1}"
-    for driver, ahead in (("bridge", True), ("macvlan", False)):
-        steps = plan.make(topology(f"x1: {{driver: {driver}}}", text)).steps
+    cases = {
+        "subnet: 172.30.0.0/24": True,
+        # Docker chooses one that is apart from the networks that the node is on.
+        "driver: bridge": False,
+        "driver: macvlan, subnet: 172.30.0.0/24": False,
+    }
+    for settings, ahead in cases.items():
+        steps = plan.make(topology(f"x1: {{{settings}}}", text)).steps
         assert steps["networks n1"].ahead is ahead
         assert steps["container n1/web"].ahead is ahead
 

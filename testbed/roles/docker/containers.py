@@ -11,7 +11,7 @@ from testbed.errors import LabError
 from testbed.roles.base import still_alive
 from testbed.roles.container import enter
 from testbed.roles.docker.engine import ContainerState, Engine
-from testbed.roles.docker.network_steps import are_joined, free_addresses, overlay_needs
+from testbed.roles.docker.network_steps import are_early, are_joined, free_addresses, overlay_needs
 from testbed.roles.docker.networks import OVERLAY, drivers
 from testbed.roles.docker.settle import ending, has_ended, is_settled, removed, start_failed
 from testbed.steps.step import Step
@@ -52,7 +52,8 @@ def container_steps(topology: Topology, node: str, after: str) -> Iterator[Step]
         about = _about(container)
         # A port on one of the node's addresses has to wait for the node's networks.
         used = drivers(topology, container)
-        here = all(port.address is None for port in container.publish) and used <= {"bridge"}
+        here = all(port.address is None for port in container.publish)
+        here &= not container.networks or (used <= {"bridge"} and are_early(topology, node))
         needs = (after, *overlay_needs(topology, node)) if OVERLAY in used else (after,)
         step = Step(
             container_step(container),

@@ -38,15 +38,22 @@ def networks_steps(topology: Topology, node: str, after: str) -> Iterator[Step]:
     wanted = on_node(topology, node)
     if wanted:
         about = f"Docker networks: {', '.join(map(str, wanted))}"
-        # Links and swarms are there only when the node is on the lab's networks.
         drivers = {one.driver for one in wanted}
         needs: tuple[str, ...] = (after,)
         if OVERLAY in drivers:
             from testbed.roles.docker.swarm import swarm_step
 
             needs = (after, swarm_step(node))
-        ahead = drivers <= {"bridge"}
+        ahead = are_early(topology, node)
         yield Step(networks_step(node), about, needs, ahead=ahead, act=_make(topology, node))
+
+
+def are_early(topology: Topology, node: str) -> bool:
+    """Tell whether a node's Docker networks can be created before the lab's networks.
+
+    Links and swarms come with these, and Docker chooses subnets that are apart from them.
+    """
+    return all(one.driver == "bridge" and one.subnet for one in on_node(topology, node))
 
 
 def overlay_needs(topology: Topology, node: str) -> tuple[str, ...]:
