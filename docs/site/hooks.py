@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 sys.path.insert(0, str(Path(__file__).parent))  # this folder is no package
 import cli_reference
+import gallery
 import links
 
 log = logging.getLogger("mkdocs.hooks.testbed")
@@ -126,6 +127,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that are not files in docs/."""
     pages = {page: (links.ROOT / name).read_text("utf-8") for name, page in links.PAGES.items()}
     pages["index.md"], pages["tour.md"] = links.split(pages["index.md"])
+    pages["bugs.md"] = gallery.page(pages["bugs.md"], links.ROOT / "examples" / "bugs")
     pages |= {
         "reference/cli.md": cli_reference.page(),
         "reference/topology.md": reference(),

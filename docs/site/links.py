@@ -20,6 +20,7 @@ PAGES = {
     "CONTRIBUTING.md": "contributing.md",
     "SECURITY.md": "vulnerabilities.md",
     "CODE_OF_CONDUCT.md": "code-of-conduct.md",
+    "examples/bugs/README.md": "bugs.md",
 }
 #: Pages made of a part of another page's file.
 PARTS = {"tour.md": "README.md"}

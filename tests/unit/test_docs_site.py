@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 import pytest
+from bugs import BUGS, FOLDER
 from click.testing import CliRunner
 
 from testbed.cli import cli
@@ -142,6 +143,15 @@ def test_the_readme_without_its_tour_and_the_tour_are_the_readme() -> None:
     assert len(start) + len(tour) == len(text) - len("#\n")
     with pytest.raises(links.BadLink):
         links.split("# testbed\n")
+
+
+def test_the_page_of_bug_reports_has_each_with_its_lab() -> None:
+    page = module("gallery").page("# Bug reports as labs\n", FOLDER)
+    assert re.findall(r"^testbed up examples/bugs/([\w-]+)/lab.yaml$", page, re.MULTILINE) == [
+        bug.name for bug in BUGS
+    ]
+    assert len(re.findall(r"^## \w", page, re.MULTILINE)) == len(BUGS)
+    assert page.count("```") % 2 == 0
 
 
 def test_a_pattern_in_the_navigation_is_the_list_of_its_pages() -> None:
