@@ -194,7 +194,7 @@ def _seen_on(context: Context, node: Node) -> Iterator[Found]:
     for role in spec.roles:
         try:
             for path, value, words in ROLES[role].by_hand(topology, node):
-                named = path[:1] in (("containers",), ("docker",)) and value is not None
+                named = path[:1] in (("containers",), (role,)) and value is not None
                 yield Found(path, value, words, tokens=path[-1:] if named else ())
         except LabError as error:
             yield Found((), None, f"{node.name}: parts of {role} are not known: {error.message}")
