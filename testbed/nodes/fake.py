@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
     from testbed.nodes.wiring import Difference
     from testbed.topology.model import Topology
+    from testbed.topology.ports import Port
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,11 +170,13 @@ class Wiring:
     down: set[str] = field(default_factory=set)
     gateway: str = ""
     settings: dict[str, str] = field(default_factory=dict)
+    ports: dict[str, Port] = field(default_factory=dict)
 
     def connect(self, topology: Topology, node: str) -> None:
         """Set links, addresses and gateway as the topology defines them."""
         gateway = topology.gateway_of(node)
         self.addresses = wiring.addresses(topology, node)
+        self.ports = {port.name: port for port in topology.nodes[node].ports}
         self.down.clear()
         self.gateway = str(gateway) if gateway else ""
         self.settings |= wiring.settings(topology, node)
@@ -185,6 +188,7 @@ class Wiring:
                 "ifname": name,
                 "flags": [] if name in self.down else ["UP"],
                 "addr_info": [_address(address) for address in addresses],
+                **_settings(self.ports.get(name)),
             }
             for name, addresses in self.addresses.items()
         ]
@@ -271,7 +275,16 @@ def _rule_entry(rule: iproute.Rule) -> dict[str, object]:
 
 def _address(text: str) -> dict[str, object]:
     local, _, length = text.partition("/")
-    return {"family": "inet", "local": local, "prefixlen": int(length)}
+    family = "inet6" if ":" in local else "inet"
+    return {"family": family, "local": local, "prefixlen": int(length)}
+
+
+def _settings(port: Port | None) -> dict[str, object]:
+    """Return the entries of a link as the file has it."""
+    if port is None:
+        return {}
+    queue = wiring.queue_of(port) or "noqueue"
+    return {"mtu": port.mtu or 1500, "address": port.hardware, "qdisc": queue}
 
 
 class FakeRunning(Running):

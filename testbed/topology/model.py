@@ -281,6 +281,10 @@ class Node(Block):
         """Return its ports on a network."""
         return tuple(port for port in self.ports if port.network == network)
 
+    def first_on(self, network: str) -> Port:
+        """Return its first port on one of its networks."""
+        return self.on(network)[0]
+
     def address_on(self, network: str) -> IPv4Address | None:
         """Return its first address on a network; None without one."""
         return next((port.address for port in self.on(network) if port.address), None)

@@ -73,7 +73,11 @@ class Mac(Shape[str]):
 
     def read(self, read: Reader, at: Tree | None) -> str | None:
         wanted = "a MAC address, like 02:00:00:00:00:01"
-        found = read.matching(at, keys.MAC, wanted, 'write six bytes: "02:00:00:00:00:01"')
+        found: str | None
+        if isinstance(at, tree.Scalar) and re.fullmatch(keys.MAC, at.text):
+            found = at.text  # also without quotes, where YAML 1.1 has numbers with colons
+        else:
+            found = read.matching(at, keys.MAC, wanted, 'write six bytes: "02:00:00:00:00:01"')
         if at is None or found is None:
             return None
         first = int(found[:2], 16)

@@ -81,7 +81,7 @@ def drawn(topology: Topology) -> dict[str, Any]:
     nodes = []
     for made in topology.nodes.values():
         links = [
-            link(port.name, i + 2, "veth", f"{port.address}/24")
+            link(port.name, i + 2, "veth", *map(str, port.subnetted))
             for i, port in enumerate(made.ports)
         ]
         spaces = [
@@ -90,7 +90,16 @@ def drawn(topology: Topology) -> dict[str, Any]:
             if c.node == made.name
         ]
         nodes.append(node(made.name, roles=list(made.roles), links=links, spaces=spaces))
-    networks = [{"name": n.name, "subnet": str(n.subnet)} for n in topology.networks.values()]
+    networks = [
+        {
+            "name": n.name,
+            "subnet": str(n.subnet or ""),
+            "ports": [
+                [m.name, port.name] for m in topology.nodes.values() for port in m.on(n.name)
+            ],
+        }
+        for n in topology.networks.values()
+    ]
     return {"networks": networks, "nodes": nodes, "overlay": None}
 
 

@@ -120,6 +120,12 @@ def test_a_port_has_a_name_addresses_and_a_mac() -> None:
     assert (topology.network("m"), topology.interface("m")) == ("wan", "eth0")
 
 
+def test_a_mac_needs_no_quotes() -> None:
+    for mac in ("02:00:00:00:00:01", "12:34:56:10:11:12", "0A:bc:de:f0:12:34"):
+        text = PLAIN.replace("{a: 10.1.0.1}", f"{{a: {{address: 10.1.0.1, mac: {mac}}}}}")
+        assert load_text(text, "t.yaml").nodes["r"].ports[0].hardware == mac.lower()
+
+
 def test_ports_are_written_as_they_were_read() -> None:
     topology = load_text(FORMS, "t.yaml")
     assert topology.to_dict()["nodes"]["n"]["networks"] == {

@@ -233,7 +233,7 @@ class _Writer:
                 **({"ipv4_address": str(port.address)} if port.address else {}),
                 **({"mac_address": port.mac} if port.mac else {}),
             }
-            for port in reversed(node.ports)  # of several on one network the first
+            for port in map(node.first_on, node.networks)
         }
         if self._has_bridge(name):
             networks[self._bridge(name)] = {}
