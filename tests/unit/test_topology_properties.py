@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +119,51 @@ def with_router(draw: st.DrawFn, roles: list[str], networks: list[str]) -> dict[
     return {"roles": roles} if roles else found
 
 
+#: Keys of networks, each of which may be missing; N stands for the number of the network.
+SHAPES = st.fixed_dictionaries(
+    {},
+    optional={
+        "subnet6": st.just("fd00:N::/64"),
+        "mtu": st.sampled_from([1500, 9000]),  # not below that of flannel
+        "rate": st.just("100mbit"),
+        "delay": st.just("5ms 1ms"),
+        "loss": st.just("0.5%"),
+    },
+)
+
+
+@st.composite
+def ports(draw: st.DrawFn, address: str, number: int) -> Any:
+    """A node's ports on a network: its address, or more about one port or two."""
+    form = draw(st.sampled_from(["address", "port", "ports"]))
+    if form == "address":
+        return address
+    port = {"mac": f"02:00:00:00:01:{number:02x}", "mtu": 1500}
+    if form == "port":
+        return {"address": address, **port}
+    other = IPv4Address(address) + 100
+    return [address, {"addresses": [str(other), f"{other + 50}/32"], **port}]
+
+
+@st.composite
+def links(draw: st.DrawFn, nodes: list[str]) -> list[Any]:
+    """Links between some of these nodes, in any of their forms."""
+    found: list[Any] = []
+    pairs = [(one, other) for one in nodes for other in nodes if one < other]
+    for index, pair in enumerate(draw(st.lists(st.sampled_from(pairs), max_size=3))):
+        ends = [f"{name}:p{index}" for name in pair]
+        kind = draw(st.sampled_from(["bare", "subnet", "addresses"]))
+        if kind == "bare":
+            found.append(ends)
+        elif kind == "subnet":
+            subnets = {"subnet": f"10.80.{index}.0/31", "subnet6": f"fd00:80:{index}::/127"}
+            found.append({"ends": ends, **subnets})
+        else:
+            addresses = [f"10.81.{index}.{last}/30" for last in (1, 2)]
+            found.append({"ends": ends, "addresses": addresses, "mtu": 1400})
+    return found
+
+
 #: Keys of containers, each of which may be missing.
 OPTIONS = st.fixed_dictionaries(
     {},
@@ -184,6 +229,31 @@ OF_NODE = st.one_of(
 
 
 @st.composite
+def wired(draw: st.DrawFn, data: dict[str, Any]) -> None:
+    """Add to data settings of networks and ports, a network without a subnet, and links."""
+    nodes = data["nodes"]
+    for index, network in enumerate(data.get("networks", {}).values()):
+        network.update(_numbered(draw(SHAPES), index))
+    for number, node in enumerate(nodes.values()):
+        given = node.get("networks", {})
+        if given:
+            node["networks"] = {net: draw(ports(one, number)) for net, one in given.items()}
+    if draw(st.booleans()):
+        data.setdefault("networks", {})["wire"] = {}
+        for node in nodes.values():
+            node.setdefault("networks", {})["wire"] = {"name": "wire"}
+    if len(nodes) > 1 and (joined := draw(links(sorted(nodes)))):
+        data["links"] = joined
+
+
+def _numbered(keys: dict[str, Any], number: int) -> dict[str, Any]:
+    return {
+        key: value.replace("N", str(number)) if isinstance(value, str) else value
+        for key, value in keys.items()
+    }
+
+
+@st.composite
 def topologies(draw: st.DrawFn) -> dict[str, Any]:
     """Plain data of a valid topology: with or without networks, Docker, flannel, containers."""
     networks = [f"lan{i}" for i in range(draw(st.integers(0, 2)))]
@@ -211,6 +281,7 @@ def topologies(draw: st.DrawFn) -> dict[str, Any]:
     data: dict[str, Any] = {"name": draw(NAMES), "nodes": nodes}
     if networks:
         data["networks"] = {name: {"subnet": str(net)} for name, net in subnets.items()}
+    draw(wired(data))
     if flannel:
         data["flannel"] = draw(overlays())
     with_docker = [name for name, node in nodes.items() if "docker" in node.get("roles", ())]
