@@ -41,9 +41,6 @@ COMMANDS = {
     "stop": "stop",
     "start": "start",
     "fault": "fault",
-    "kubectl": "kubectl",
-    "kubeconfig": "kubeconfig",
-    "conformance": "conformance",
     "export": "export",
     "proxy": "proxy",
     "plan": "plan",
@@ -159,7 +156,7 @@ class Commands(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, ABOUT[name]) for name in COMMANDS])
         if others := brought():
-            with formatter.section("Commands of providers"):
+            with formatter.section("Commands of providers and roles"):
                 formatter.write_dl(list(others.items()))
 
 
@@ -182,9 +179,6 @@ ABOUT = {
     "stop": "Stop nodes, services or containers, gracefully.",
     "start": "Start nodes, services or containers that were stopped.",
     "fault": "Break parts of a lab on purpose, and heal them.",
-    "kubectl": "Run kubectl on a lab's cluster.",
-    "kubeconfig": "Give this machine's tools access to a lab's cluster.",
-    "conformance": "Run upstream's end-to-end tests on a lab's cluster.",
     "export": "Write a lab as the files of another tool.",
     "proxy": "Connect ssh to a node of a lab.",
     "plan": "Show what `up` would do, without doing it.",

@@ -93,7 +93,8 @@ def test_help_lists_every_command(option: str, testbed: Testbed) -> None:
     said = testbed(option)
     assert (said.status, said.err) == (0, "")
     listed = [line.split()[0] for line in said.out.splitlines() if line.startswith("  ")]
-    assert {*COMMANDS, "box", "image", "vagrant"} <= set(listed)
+    assert {*COMMANDS, *brought()} <= set(listed)
+    assert {"box", "image", "vagrant", "kubectl"} <= brought().keys()
     assert "Exit status:" in said.out
 
 
@@ -109,7 +110,7 @@ def test_help_loads_no_command() -> None:
     assert done.returncode == 0, done.stderr.decode()
 
 
-@pytest.mark.parametrize("name", [*COMMANDS, "box", "image", "vagrant"])
+@pytest.mark.parametrize("name", [*COMMANDS, *brought()])
 def test_each_command_has_help(name: str, testbed: Testbed) -> None:
     said = testbed(name, "--help")
     assert (said.status, said.err) == (0, "")

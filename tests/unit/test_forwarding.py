@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Callable
 from typing import Any
@@ -12,30 +11,31 @@ import pytest
 from click.shell_completion import ShellComplete
 
 from testbed import cli
-from testbed.cli import common
+from testbed.cli import common, exec_
 
 FORWARDING = ("exec", "kubectl", "kubeconfig")
 
 
-def module(name: str) -> Any:
-    return importlib.import_module(f"testbed.cli.{cli.COMMANDS[name]}")
+def command_of(name: str) -> click.Command:
+    command = cli.cli.get_command(click.Context(cli.cli), name)
+    assert command is not None
+    return command
 
 
 def parsed(name: str, *words: str) -> dict[str, Any]:
     """The parameters that a command is called with."""
-    command: click.Command = module(name).command
-    with command.make_context(name, list(words)) as context:
+    with command_of(name).make_context(name, list(words)) as context:
         return context.params
 
 
 def test_every_command_that_takes_any_words_is_known() -> None:
     taking = [
         name
-        for name in cli.COMMANDS
-        if any(getattr(p, "type", None) is click.UNPROCESSED for p in module(name).command.params)
+        for name in [*cli.COMMANDS, *cli.brought()]
+        if any(getattr(p, "type", None) is click.UNPROCESSED for p in command_of(name).params)
     ]
-    assert taking == list(FORWARDING)
-    assert all(isinstance(module(name).command, common.RunsCommand) for name in FORWARDING)
+    assert set(taking) == set(FORWARDING)
+    assert all(isinstance(command_of(name), common.RunsCommand) for name in FORWARDING)
 
 
 LINES = [
@@ -123,7 +123,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         return 127
 
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(module("exec"), "attach", attach)
+    monkeypatch.setattr(exec_, "attach", attach)
     return seen
 
 

@@ -21,7 +21,7 @@ import pytest
 import report_runs
 
 from testbed import __main__
-from testbed.cli import COMMANDS, common
+from testbed.cli import COMMANDS, brought, common
 from testbed.labs.lab import Lab
 from testbed.nodes.fake import FakeNode
 from testbed.report.html import render
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 LAB = "two-node"
 #: Command lines that end by themselves and need no root.
 PLAIN = [
-    *([name, "--help"] for name in COMMANDS),
+    *([name, "--help"] for name in [*COMMANDS, *brought()]),
     ["--help"], ["--version"], ["no-such-command"], ["claims", "show", "no-such-claim"],
     ["topologies"], ["topologies", "--json"], ["topologies", LAB],
     ["plan", LAB], ["claims"], ["claims", "--json"], ["schema"], ["completion", "bash"],

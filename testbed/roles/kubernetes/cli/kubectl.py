@@ -26,7 +26,9 @@ optional.
 """
 
 
-@click.command("kubectl", help=HELP, cls=common.RunsCommand)
+@click.command(
+    "kubectl", help=HELP, short_help="Run kubectl on a lab's cluster.", cls=common.RunsCommand
+)
 @click.argument("lab_name", metavar="LAB", shell_complete=common.complete_labs)
 @click.argument("words", nargs=-1, required=True, type=click.UNPROCESSED, metavar="WORD...")
 def command(lab_name: str, words: tuple[str, ...]) -> int:
