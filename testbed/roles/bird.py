@@ -28,7 +28,7 @@ PROGRAM = "/usr/sbin/bird"
 #: A message of bird -p: file, line and column, words.
 PROBLEM = r"(?m)^bird: \S*?:(\d+):\d+ (.+)$"
 PROTOCOLS: Mapping[str, str] = {"ospf": r"protocol\s+ospf\b", "bgp": r"(protocol|template)\s+bgp\b"}
-BIRD_TYPES: Mapping[str | None, str] = {"broadcast": "bcast", "point-to-point": "ptp"}
+BIRD_TYPES: Mapping[str, str] = {"broadcast": "bcast", "point-to-point": "ptp"}
 #: Sources of routes that the kernel gets (bird.network.cz, user's guide, "RTS_").
 SOURCES = "RTS_STATIC, RTS_OSPF, RTS_OSPF_IA, RTS_OSPF_EXT1, RTS_OSPF_EXT2, RTS_BGP"
 
@@ -70,7 +70,7 @@ class Bird(RouterRole):
             machine = context.node(node.name)
             return "bird", bring_up(context, machine, node, text)
 
-        about = routing.in_words(routing.router_of(ROLE, node), node)
+        about = routing.in_words(routing.router_of(ROLE, node), topology, node)
         needs = (packages_step(node.name),)
         yield Step(f"{ROLE} {node.name}", about, needs, files=((CONFIG, text),), act=act)
 
@@ -139,13 +139,13 @@ def written(router: RouterOfNode, topology: Topology, node: Node) -> str:
         "}",
     ]
     if router.ospf:
-        lines += _ospf(router.ospf, node)
+        lines += _ospf(router.ospf, topology, node)
     if router.bgp:
         lines += _bgp(router.bgp, topology)
     return "\n".join(lines) + "\n"
 
 
-def _ospf(ospf: Ospf, node: Node) -> list[str]:
+def _ospf(ospf: Ospf, topology: Topology, node: Node) -> list[str]:
     from testbed.roles import routing
 
     passive = {port.name for port in routing.ports_of(node, ospf.passive)}
@@ -158,10 +158,10 @@ def _ospf(ospf: Ospf, node: Node) -> list[str]:
         if port.name in passive:
             lines.append(f'    interface "{port.name}" {{ stub; }};')
             continue
-        words = [f"type {BIRD_TYPES[ospf.type]};"] if ospf.type else []
+        words = [f"type {BIRD_TYPES[routing.network_type(ospf, topology, port)]};"]
         words += [f"hello {ospf.hello};"] * (ospf.hello is not None)
         words += [f"dead {ospf.dead};"] * (ospf.dead is not None)
-        lines.append(f'    interface "{port.name}" {{ {" ".join([*words, ""])}}};')
+        lines.append(f'    interface "{port.name}" {{ {" ".join(words)} }};')
     return [*lines, "  };", "}"]
 
 

@@ -141,7 +141,9 @@ class Frr(RouterRole):
             changed = bring_up(context, machine, node, text, names)
             return ", ".join(names), changed
 
-        about = f"{', '.join(names)}; {routing.in_words(routing.router_of(ROLE, node), node)}"
+        about = (
+            f"{', '.join(names)}; {routing.in_words(routing.router_of(ROLE, node), topology, node)}"
+        )
         needs = (packages_step(node.name),)
         yield Step(f"{ROLE} {node.name}", about, needs, files=((CONFIG, text),), act=act)
 
@@ -269,7 +271,7 @@ def written(router: RouterOfNode, topology: Topology, node: Node) -> str:
             if port.name in passive:
                 lines.append(" ip ospf passive")
             else:
-                lines += [f" ip ospf network {ospf.type}"] * (ospf.type is not None)
+                lines.append(f" ip ospf network {routing.network_type(ospf, topology, port)}")
                 lines += [f" ip ospf hello-interval {ospf.hello}"] * (ospf.hello is not None)
                 lines += [f" ip ospf dead-interval {ospf.dead}"] * (ospf.dead is not None)
             lines.append("exit")

@@ -211,8 +211,13 @@ class Area(Shape[str]):
         read.problems.add(at, "an area, such as 0 or 0.0.0.1", describe(at), "write its number")
 
 
-#: Point-to-point links have no designated router (RFC 2328, section 9.1), so they are up sooner.
-TYPES = ("broadcast", "point-to-point")
+#: Network types (RFC 2328, section 1.2). A point-to-point link has no designated router, so it does
+#: not wait for the choice of one, as long as the dead interval (section 9.1).
+BROADCAST, POINT_TO_POINT = TYPES = ("broadcast", "point-to-point")
+PAIR = 2  # routers on a point-to-point link
+PAIR_PREFIX = (
+    30  # shortest prefix of a subnet for two routers; a /31 has no other address (RFC 3021)
+)
 SECONDS = Integer("a time in seconds", 1, 65535)
 
 
@@ -236,7 +241,8 @@ class Ospf(Block):
     )
     type: str | None = key(
         Choice("a network type", TYPES),
-        "Network type of its links, equal on all routers of a link. Default: broadcast.",
+        "Network type of its links, equal on all routers of a link. Default: point-to-point on "
+        "`links` and on networks of two ports with a /30 or /31, else broadcast.",
         default=None,
     )
     hello: int | None = key(
@@ -319,6 +325,33 @@ def ospf_ports(ospf: Ospf, node: Node) -> list[Port]:
     return [port for port in node.ports if port.addresses]
 
 
+def network_type(ospf: Ospf, topology: Topology, port: Port) -> str:
+    """Return the network type of a port: that of the file, or one that its link stands for.
+
+    A link of two ends is point-to-point, unless the other router has another type in the file, or
+    a configuration of its own: daemons take every Ethernet link as broadcast by default.
+    """
+    if ospf.type is not None:
+        return ospf.type
+    ports = [
+        one for node in topology.nodes.values() for one in node.ports if one.network == port.network
+    ]
+    network = topology.networks.get(port.network)
+    subnet = network.subnet if network else None
+    small = subnet is not None and subnet.prefixlen >= PAIR_PREFIX
+    if port.peer is None and not (small and len(ports) == PAIR):
+        return BROADCAST
+    others = [
+        section
+        for one in ports
+        if one.node != port.node
+        for section in topology.nodes[one.node].sections.values()
+        if isinstance(section, RouterOfNode)
+    ]
+    said = {one.ospf.type for one in others if one.ospf is not None}
+    return BROADCAST if BROADCAST in said or any(one.config for one in others) else POINT_TO_POINT
+
+
 def router_id(router: RouterOfNode, node: Node) -> str:
     """Return the router ID of a node; empty without one and without an address."""
     return str(router.router_id or next(iter(node.addresses), ""))
@@ -338,13 +371,20 @@ def neighbor_name(node: Node, neighbor: Neighbor) -> str:
     return found[0].name if found else neighbor.peer
 
 
-def in_words(router: RouterOfNode, node: Node) -> str:
+def in_words(router: RouterOfNode, topology: Topology, node: Node) -> str:
     """Return the settings of a router in a few words, for `plan`."""
     if router.config is not None:
         return f"configuration {router.config.file or 'of the topology'}"
     words = []
     if router.ospf:
-        words.append(f"OSPF area {router.ospf.area}")
+        passive = ports_of(node, router.ospf.passive)
+        pairs = [
+            port.name
+            for port in ospf_ports(router.ospf, node)
+            if port not in passive and network_type(router.ospf, topology, port) == POINT_TO_POINT
+        ]
+        more = f", {POINT_TO_POINT} on {', '.join(pairs)}" if pairs else ""
+        words.append(f"OSPF area {router.ospf.area}{more}")
     if router.bgp:
         peers = ", ".join(neighbor_name(node, one) for one in router.bgp.neighbors) or "none"
         words.append(f"BGP AS {router.bgp.asn}, neighbours {peers}")

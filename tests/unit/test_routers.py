@@ -81,6 +81,69 @@ def test_ospf_in_a_few_lines() -> None:
     assert frr.daemons(text) == ("zebra", "staticd", "ospfd")
 
 
+#: Networks and links between the routers r1 and r2, and whether they are point-to-point.
+PAIRS = {
+    "a /30": ("networks: {n: {subnet: 10.0.0.0/30}}", "n: 10.0.0.1", "n: 10.0.0.2", True),
+    "a /31": ("networks: {n: {subnet: 10.0.0.0/31}}", "n: 10.0.0.0", "n: 10.0.0.1", True),
+    "a /29": ("networks: {n: {subnet: 10.0.0.0/29}}", "n: 10.0.0.1", "n: 10.0.0.2", False),
+    "no subnet": ("networks: {n: {}}", "n: 10.0.0.1/30", "n: 10.0.0.2/30", False),
+    "a link": ('links: [{ends: ["r1:eth0", "r2:eth0"], subnet: 10.0.0.0/24}]', "", "", True),
+    "three ports": (
+        "networks: {n: {subnet: 10.0.0.0/30}}",
+        "n: 10.0.0.1",
+        "n: [10.0.0.2, {}]",
+        False,
+    ),
+}  # fmt: skip
+
+
+def pair(
+    between: str, first: str, second: str, mine: str = "ospf: {}", other: str = "ospf: {}"
+) -> Topology:
+    """Return a lab with an FRR router and one with BIRD on one link."""
+    return load_text(
+        f"name: pair\n{between}\nnodes:\n"
+        f"  r1: {{networks: {{{first}}}, roles: [frr], frr: {{router_id: 1.1.1.1, {mine}}}}}\n"
+        f"  r2: {{networks: {{{second}}}, roles: [bird], bird: {{{other}}}}}\n",
+        "pair.yaml",
+    )
+
+
+def types(topology: Topology) -> tuple[str, str]:
+    """Return the network types that the routers of a pair are configured with."""
+    (frr_type,) = (
+        line.split()[-1]
+        for line in text_of(topology).splitlines()
+        if line.startswith(" ip ospf network ")
+    )
+    found = ROLES["bird"]
+    assert isinstance(found, RouterRole)
+    text = found.text(topology, topology.nodes["r2"])
+    return frr_type, "ptp" if "type ptp;" in text else "bcast" if "type bcast;" in text else ""
+
+
+@pytest.mark.parametrize("case", PAIRS)
+def test_a_link_of_two_routers_is_point_to_point(case: str) -> None:
+    between, first, second, is_pair = PAIRS[case]
+    topology = pair(between, first, second)
+    assert types(topology) == (("point-to-point", "ptp") if is_pair else ("broadcast", "bcast"))
+    about = plan.make(topology).steps["frr r1"].about
+    assert ("point-to-point on eth0" in about) == is_pair
+
+
+def test_the_type_of_a_link_is_the_same_on_both_routers() -> None:
+    between, first, second, _ = PAIRS["a /30"]
+    one = pair(between, first, second, mine="ospf: {type: broadcast}")
+    assert types(one) == ("broadcast", "bcast")
+    other = pair(between, first, second, other="ospf: {type: broadcast}")
+    assert types(other) == ("broadcast", "bcast")
+    # A daemon with a configuration of its own has every Ethernet link as broadcast by default.
+    own = pair(between, first, second, other='config: {content: "protocol ospf v2 {}\\n"}')
+    assert types(own)[0] == "broadcast"
+    both = pair(between, first, second, mine="ospf: {type: point-to-point}")
+    assert types(both) == ("point-to-point", "ptp")
+
+
 @pytest.mark.parametrize(
     ("settings", "links"),
     [
@@ -144,7 +207,7 @@ def test_bird_gets_the_same_settings() -> None:
     topology = lab_with(f"{{ospf: {{passive: [left], hello: 1, dead: 3}}, bgp: {bgp}}}", "bird")
     text = text_of(topology, "bird")
     assert 'interface "eth0" { stub; };' in text
-    assert 'interface "eth1" { hello 1; dead 3; };' in text
+    assert 'interface "eth1" { type ptp; hello 1; dead 3; };' in text
     assert "local as 65001;" in text
     assert "neighbor 10.0.0.2 as 65002;" in text
     assert "export where net ~ [ 10.1.0.0/24 ] || source = RTS_BGP;" in text
