@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from testbed.topology import keys, tree
@@ -33,16 +33,9 @@ class Address6(Shape[IPv6Address]):
     def read(self, read: Reader, at: Tree | None) -> IPv6Address | None:
         wanted = "an IPv6 address, like fd00:1::10"
         hint = "write groups of hexadecimal digits with colons between, without a prefix"
-        value = read.matching(at, keys.ADDRESS6, wanted, hint)
-        if at is None or value is None:
-            return None
-        try:
-            found = IPv6Address(value)
-        except ValueError:
-            read.problems.add(at, wanted, quote(value), hint)
-            return None
-        if found.is_multicast:
-            read.problems.add(at, wanted, f"{value}, a multicast address", "use another")
+        found = read.address6(at)
+        if at is not None and isinstance(found, IPv6Interface):
+            read.problems.add(at, wanted, quote(str(found)), hint)
             return None
         return found
 
@@ -74,48 +67,32 @@ class AnyNetwork(Shape[Network]):
     def read(self, read: Reader, at: Tree | None) -> Network | None:
         if not (isinstance(at, tree.Scalar) and ":" in at.text):
             return read.network(at, *BITS4)
-        wanted = "an IPv6 network, like fd00:1::/64"
-        value = read.text(at, wanted)
-        if value is None:
-            return None
-        low, high = BITS6
-        try:
-            # Without a prefix the library would take all bits.
-            found = IPv6Network(value if "/" in value else "", strict=False)
-        except ValueError:
-            read.problems.add(at, wanted, quote(value), "add the prefix, like /64")
-            return None
-        if not low <= found.prefixlen <= high:
-            read.problems.add(at, f"a prefix of {low} to {high} bits", quote(value), "change it")
-        elif found.is_multicast or found.is_link_local or found.is_loopback:
-            hint = "use a private one of fd00::/8 (RFC 4193)"
-            read.problems.add(at, "an IPv6 network for hosts", quote(value), hint)
-        elif found.network_address != IPv6Address(value.partition("/")[0]):
-            hint = f"write {found}; the bits after the prefix are for hosts"
-            read.problems.add(at, "a network's own address", quote(value), hint)
-        else:
-            return found
-        return None
+        return read.network6(at, *BITS6)
 
     def plain(self, value: Network) -> str:
         return str(value)
 
 
 class Mac(Shape[str]):
-    """A MAC address of one host, in lower case."""
+    """The MAC address of one interface, in lower case."""
 
     def schema(self) -> dict[str, Any]:
         return whole(keys.MAC)
 
     def read(self, read: Reader, at: Tree | None) -> str | None:
-        wanted = "a MAC address, like 02:00:00:00:00:10"
-        hint = "write six pairs of hexadecimal digits with colons between, in quotes"
-        value = read.matching(at, keys.MAC, wanted, hint)
+        wanted = "a MAC address, like 02:00:00:00:00:01"
+        hint = "write six pairs of hexadecimal digits with colons between"
+        value: str | None
+        if isinstance(at, tree.Scalar) and re.fullmatch(keys.MAC, at.text):
+            value = at.text  # also without quotes, where YAML 1.1 has numbers with colons
+        else:
+            value = read.matching(at, keys.MAC, wanted, hint)
         if at is None or value is None:
             return None
-        # The lowest bit of the first octet marks a group address (IEEE 802).
-        if int(value[:2], 16) & 1:
-            read.problems.add(at, wanted, f"{value}, a multicast address", "begin it with 02")
+        # The lowest bit of the first byte marks a group (IEEE 802, section 8.2.2).
+        if int(value[:2], 16) & 1 or not re.search("[1-9a-fA-F]", value):
+            hint = "make its first byte even, and one byte not 0"
+            read.problems.add(at, "the MAC address of one interface", value, hint)
             return None
         return value.lower()
 

@@ -39,8 +39,8 @@ PACKAGE = r"[a-z0-9][a-z0-9+.-]+"
 VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
 ADDRESS = r"[0-9]{1,3}(\.[0-9]{1,3}){3}"
 MAC = r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}"
-#: Characters of an IPv6 address; Python's ipaddress reads it.
-ADDRESS6 = r"[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*"
+#: Loose: IPv6Address() decides.
+ADDRESS6 = r"[0-9A-Fa-f]{0,4}:[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:]*(" + ADDRESS + r")?"
 PREFIXED6 = ADDRESS6 + r"/[0-9]{1,3}"
 #: Amounts of faults (testbed.faults.model), by kind.
 AMOUNTS = {
@@ -51,9 +51,6 @@ AMOUNTS = {
 #: A node and an interface, as containerlab writes an end of a link.
 END = LABEL + r":[A-Za-z0-9_][A-Za-z0-9_.-]*"
 PREFIXED = ADDRESS + r"/[0-9]{1,2}"
-#: Loose: IPv6Address() decides.
-ADDRESS6 = r"[0-9A-Fa-f]{0,4}:[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:]*(" + ADDRESS + r")?"
-MAC = r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}"
 PORTS = r"[0-9]{1,5}(-[0-9]{1,5})?"
 PUBLISH = (
     r"(" + ADDRESS + r":|\[" + ADDRESS6 + r"\]:)?" + PORTS + r":" + PORTS + r"(/(tcp|udp|sctp))?"

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from testbed.topology import keys, reserved, tree
 from testbed.topology.declare import Block, Composed, Nested, key, read_block, schema_of
+from testbed.topology.families import Mac
 from testbed.topology.shapes import (
     INTERFACE_NAME,
     MTU_BYTES,
@@ -63,30 +64,6 @@ class PortAddress(Shape[Given]):
 
     def plain(self, value: Given) -> str:
         return str(value)
-
-
-class Mac(Shape[str]):
-    """The MAC address of one interface."""
-
-    def schema(self) -> dict[str, Any]:
-        return whole(keys.MAC)
-
-    def read(self, read: Reader, at: Tree | None) -> str | None:
-        wanted = "a MAC address, like 02:00:00:00:00:01"
-        found: str | None
-        if isinstance(at, tree.Scalar) and re.fullmatch(keys.MAC, at.text):
-            found = at.text  # also without quotes, where YAML 1.1 has numbers with colons
-        else:
-            found = read.matching(at, keys.MAC, wanted, 'write six bytes: "02:00:00:00:00:01"')
-        if at is None or found is None:
-            return None
-        first = int(found[:2], 16)
-        if first & 1 or not re.search("[1-9a-fA-F]", found):
-            # The lowest bit of the first byte marks a group (IEEE 802, section 8.2.2).
-            hint = "make its first byte even, and one byte not 0"
-            read.problems.add(at, "the MAC address of one interface", found, hint)
-            return None
-        return found.lower()
 
 
 @dataclass(frozen=True, slots=True)

@@ -401,6 +401,8 @@ class Reader:
             found = IPv6Network(value if "/" in value else f"{value}/?", strict=False)
         except ValueError:
             hint = "write an IPv6 address and a prefix, like fd00:1::/64 (RFC 4193)"
+            if "/" not in value and re.fullmatch(keys.ADDRESS6, value):
+                hint = "add the prefix, like /64"
             self.problems.add(at, wanted, quote(value), hint)
             return None
         if not low <= found.prefixlen <= high:
@@ -511,7 +513,7 @@ def _prefix_hint(value: str) -> str:
 
 def _address_hint(value: str) -> str:
     if ":" in value:
-        return "IPv6 is not supported; use an IPv4 address"
+        return "this key takes IPv4 alone"
     if re.search(r"(^|\.)0[0-9]", value):
         return "remove the leading zeros"
     if "/" in value:

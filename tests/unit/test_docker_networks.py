@@ -184,7 +184,7 @@ BAD: dict[str, Bad] = {
     ),
     "multicast MAC address": bad(
         nets(FRONT, 'web: {node: n1, networks: {front: {mac_address: §"01:00:00:00:00:01"}}}'),
-        "multicast",
+        "of one interface",
     ),
     "priority on 20.10": bad(
         nets(FRONT, "web: {node: n1, networks: {front: {gw_priority: §1}}}"), "engine 29"
@@ -326,6 +326,7 @@ FINE = [
     ),
     nets("mac: {driver: macvlan, subnet: 10.168.0.0/24, driver_opts: {parent: eth0.10}}"),
     nets("mac: {driver: macvlan, driver_opts: {parent: d0}}"),  # a link that a command makes
+    nets(FRONT, "web: {node: n1, networks: {front: {mac_address: 02:00:00:00:00:01}}}"),
     nets(FRONT, "web: {node: n1, networks: [front], publish: ['[::]:80:80', '0.0.0.0:80:80']}"),
     nets(FRONT, "web: {node: n1, networks: [front], publish: ['53:53/udp', '53:53', '53:53/sctp']}"),  # noqa: E501
     DOCKER + 'containers: {web: {node: n1, restart: "no", user: 1000, stop_signal: 9}}\n',
