@@ -49,6 +49,7 @@ def libraries(needed_by: tuple[str, ...]) -> list[Requirement]:
     return found
 
 
+STATUS = Path("/var/lib/dpkg/status")  # packages that this machine has installed
 #: Approximate size in bytes of the package lists of one release.
 LISTS = 64 << 20
 #: Messages of apt in the locale C: a package that no list has, and an archive out of reach.
@@ -169,16 +170,8 @@ class Apt:
         debs = self._job.into / "debs"
         (debs / "partial").mkdir(parents=True)
         try:
-            if depends:
-                nothing = self._job.into / "status"
-                nothing.touch()  # as if nothing were installed, so that all packages are fetched
-                self._apt(
-                    "--option", f"Dir::State::status={nothing}",
-                    "--option", f"Dir::Cache::archives={debs}",
-                    "--yes", "--no-install-recommends", "--download-only",
-                    "install", *packages,
-                )  # fmt: skip
-                nothing.unlink()
+            if depends:  # as if nothing were installed, so that all packages are fetched
+                self._download(packages, debs, None)
             else:
                 self._apt("download", *packages, cwd=debs)
             return self._open(sorted(debs.glob("*.deb")), tree)
@@ -193,16 +186,27 @@ class Apt:
         debs = self._job.into / "debs"
         (debs / "partial").mkdir(parents=True)
         try:
-            self._apt(
-                "--option", f"Dir::Cache::archives={debs}",
-                "--yes", "--no-install-recommends", "--download-only",
-                "install", *release.packages(packages),
-            )  # fmt: skip
+            self._download(release.packages(packages), debs, STATUS)
             found = sorted(debs.glob("*.deb"))
             versions = self._open(found, tree)
             return Unpacked(versions, [text for deb in found for text in self._scripts(deb)])
         finally:
             remove_tree(debs)
+
+    def _download(self, packages: Sequence[str], debs: Path, installed: Path | None) -> None:
+        """Download packages with their dependencies, without those that are installed.
+
+        ``installed`` is a status file of dpkg, None for one of a machine without packages.  Apt
+        gets a copy: it locks the file's folder, as every dpkg that is running does.
+        """
+        status = self._job.into / "status"
+        status.write_bytes(installed.read_bytes() if installed and installed.exists() else b"")
+        self._apt(
+            "--option", f"Dir::State::status={status}",
+            "--option", f"Dir::Cache::archives={debs}",
+            "--yes", "--no-install-recommends", "--download-only", "install", *packages,
+        )  # fmt: skip
+        status.unlink()
 
     def _scripts(self, deb: Path) -> list[str]:
         """Return the texts of a package's maintainer scripts; empty for those that it lacks."""

@@ -177,6 +177,28 @@ def test_a_tree_has_the_programs_where_this_machine_has_its_own(
     assert about["needs"] == ["libc6"]  # not the one that this machine has never had
 
 
+def test_apt_does_not_wait_for_another_one(
+    job: Callable[[Apt], Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Apt locks the folder of the status file, which is that of a dpkg that runs meanwhile."""
+    status = tmp_path / "status"
+    status.write_text("Package: libc6\n")
+    monkeypatch.setattr(debian, "STATUS", status)
+    seen: list[tuple[Path, str]] = []
+
+    class Looking(Apt):
+        def __call__(self, argv: Sequence[str | Path], **more: Any) -> Completed:
+            for word in map(str, argv):
+                if word.startswith("Dir::State::status=") and "--simulate" not in argv:
+                    path = Path(word.partition("=")[2])
+                    seen.append((path.parent, path.read_text()))
+            return super().__call__(argv, **more)
+
+    PackageTree(("tool",)).fill(job(Looking()))
+    assert seen == [(tmp_path / "into", "Package: libc6\n")]
+    assert not (tmp_path / "into" / "status").exists()
+
+
 def test_a_tree_is_fetched_again_when_this_machine_has_lost_a_library(
     job: Callable[[Apt], Job], tmp_path: Path
 ) -> None:
