@@ -1,4 +1,4 @@
-"""Suggestions for mistyped words, and detection of paths given instead of names."""
+"""Numbers with nouns, suggestions for mistyped words, and paths given instead of names."""
 
 from __future__ import annotations
 
@@ -10,6 +10,15 @@ LONGEST = 40  #: maximum length of a word in characters; longer text is not a mi
 SHORTEST = 3
 MOST = 1000  #: maximum number of words to compare
 LISTED = 12  #: maximum number of known words that a hint lists
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number of things in words.
+
+    >>> counted(1, "node"), counted(0, "node")
+    ('1 node', '0 nodes')
+    """
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def closest(word: str, known: Iterable[str]) -> str:

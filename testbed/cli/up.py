@@ -12,6 +12,7 @@ from testbed.cli import common
 from testbed.errors import UsageError
 from testbed.progress import Log
 from testbed.requirement import need_root
+from testbed.spelling import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -132,14 +133,14 @@ def summary(topology: Topology) -> str:
 
     makers = topology.providers
     made = "" if makers == (DEFAULT_PROVIDER,) else f" by {' and '.join(makers)}"
-    parts = [f"{len(topology.nodes)} node{'s' if len(topology.nodes) != 1 else ''}{made}"]
+    parts = [counted(len(topology.nodes), "node") + made]
     roles = sorted(topology.roles, reverse=True)
     said = ((role, ROLES[role].summary(topology)) for role in roles)
     parts += [f"{role} {words}" for role, words in said if words]
     if topology.containers:
-        parts.append(f"{len(topology.containers)} containers")
+        parts.append(counted(len(topology.containers), "container"))
     if topology.namespaces:
-        parts.append(f"{len(topology.namespaces)} namespaces")
+        parts.append(counted(len(topology.namespaces), "namespace"))
     return ", ".join(parts)
 
 

@@ -14,6 +14,7 @@ from testbed.labs import offers, packages, settings_steps
 from testbed.nodes import wiring
 from testbed.nodes.base import Ahead, NodeSpec
 from testbed.nodes.marks import REWIRED, is_marked, mark, marked
+from testbed.spelling import counted
 from testbed.steps.context import Batch, Context
 from testbed.steps.step import Step, node_step, order
 
@@ -54,8 +55,8 @@ def _make_fabric(context: Context) -> tuple[str, bool]:
     if context.provider.fabric(context.lab) is None:  # its nodes are connected by something else
         return f"networks of {context.topology.provider}", False
     links = len(context.topology.links)
-    words = f"{len(context.topology.networks) - links} network(s), "
-    words += f"{links} link(s), no uplink" if links else "no uplink"
+    words = f"{counted(len(context.topology.networks) - links, 'network')}, "
+    words += f"{counted(links, 'link')}, no uplink" if links else "no uplink"
     if context.topology.foreign is not None:
         words = f"for {context.topology.foreign.format}, no uplink"
     gone = context.differences.get("", [])

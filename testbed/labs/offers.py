@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from testbed.nodes.marks import mark, marked
 from testbed.roles.base import files
+from testbed.spelling import counted
 from testbed.steps.step import Step, node_step
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def steps(topology: Topology, node: Node) -> list[Step]:
         machine = context.node(node.name)
         found = programs(context.store, topology, node)
         wanted = "\n".join(f"{place} {program}" for place, program in found.items())
-        words = f"{len(found)} programs on PATH"
+        words = f"{counted(len(found), 'program')} on PATH"
         if marked(machine, OFFERED) == wanted:
             return words, False
         machine.offer({name: path for name, path in found.items() if not isinstance(path, str)})
@@ -98,5 +99,5 @@ def steps(topology: Topology, node: Node) -> list[Step]:
         mark(machine, OFFERED, wanted)
         return words, True
 
-    about = f"{len(offered)} programs for its users"
+    about = f"{counted(len(offered), 'program')} for its users"
     return [Step(f"programs {node.name}", about, (node_step(node.name),), ahead=True, act=act)]

@@ -18,6 +18,7 @@ from testbed.nodes.marks import mark, marked, note, noted
 from testbed.nodes.sockets import sockets
 from testbed.roles.base import dead, digest_of, start
 from testbed.roles.part import Part
+from testbed.spelling import counted
 from testbed.steps.step import Step
 from testbed.steps.wait import Wait
 from testbed.topology.programs import NEVER, argv, shown
@@ -102,7 +103,7 @@ def _run_step(node: NodeModel, needs: tuple[str, ...]) -> Step:
                 mark(machine, RAN, json.dumps(done))
         if done != before:
             mark(machine, RAN, json.dumps(done))
-        count = f"{len(keys)} command{'s' if len(keys) > 1 else ''} done"
+        count = f"{counted(len(keys), 'command')} done"
         return ", ".join(told if 0 < len(told) < len(keys) else [count]), bool(told)
 
     about = "; ".join(shown(one.line) for one in node.run)

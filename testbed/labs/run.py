@@ -27,6 +27,7 @@ from testbed.errors import (
 )
 from testbed.limits import at_once, exhausted
 from testbed.process import no_more_processes
+from testbed.spelling import counted
 from testbed.steps.context import LeftAlone
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ class _Run:
     def too_late(self) -> TimeoutExpired:
         """Return the error at the deadline, with the steps that are still running."""
         lines = [f"    {waiting}" for waiting in self.under_way()]
-        left = f", {len(self.waiting)} steps not started" if self.waiting else ""
+        left = f", {counted(len(self.waiting), 'step')} not started" if self.waiting else ""
         words = f"the lab did not start in time; unfinished{left}:"
         return TimeoutExpired("\n".join([words, *lines]), hint="use a longer --timeout")
 

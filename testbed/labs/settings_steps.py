@@ -20,6 +20,7 @@ from testbed.nodes.base import Bind
 from testbed.nodes.marks import mark, marked
 from testbed.nodes.netstate import FAMILIES, Seen, look
 from testbed.roles.part import Part
+from testbed.spelling import counted
 from testbed.steps.step import Step
 from testbed.topology import iproute
 
@@ -188,11 +189,11 @@ def apply(context: Context, node: Node, *, fresh: bool) -> tuple[list[str], list
     words, told = _apply(context, node, fresh=fresh)
     spec = context.topology.nodes[node.name]
     if spec.binds:
-        words.append(f"{len(spec.binds)} bind{'s' if len(spec.binds) > 1 else ''}")
+        words.append(counted(len(spec.binds), "bind"))
         told += [] if fresh else [f"restored bind {one.target}" for one in _bind(context, node)]
     told += program_steps.remove_old(context.topology, node, fresh=fresh)
     count = len(context.topology.nodes[node.name].files)
-    words += [f"{count} file{'s' if count > 1 else ''}"] if count else []
+    words += [counted(count, "file")] if count else []
     return words, [] if fresh else [*files, *told]
 
 
@@ -276,7 +277,7 @@ def _words(topology: Topology, node: str, goal: Wanted) -> list[str]:
     spec = topology.nodes[node]
     counts = ((len(goal.routes), "route"), (len(goal.rules), "rule"), (len(spec.sysctls), "sysctl"))
     found = ["forwards"] if spec.forward else []
-    return found + [f"{n} {what}{'s' if n > 1 else ''}" for n, what in counts if n]
+    return found + [counted(n, what) for n, what in counts if n]
 
 
 def _remove(topology: Topology, node: Node, sysctls: Mapping[str, str], before: _Set) -> list[str]:

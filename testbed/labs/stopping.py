@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from testbed.errors import NoSuchService, TestbedError, UsageError
 from testbed.labs.run import Watch
 from testbed.registry import ROLES
-from testbed.spelling import nearest
+from testbed.spelling import counted, nearest
 
 if TYPE_CHECKING:
     from testbed.labs.lab import Lab
@@ -232,7 +232,7 @@ class Stopping:
         left = [one for one in record.stopped if one.partition("/")[0] != target.node]
         topology = self._lab.topology()
         outcome = self._lab.up(topology, keep=True, replace=True, watch=self._watch, left=left)
-        words = f"node {target.node} created again, {len(outcome.changed)} steps"
+        words = f"node {target.node} created again, {counted(len(outcome.changed), 'step')}"
         more = self._told(target, iter([words]))
         return Act(target.text, target.kind, changed=True, lines=[*lines, *more])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -136,6 +137,15 @@ def test_values_are_shown_before_and_after(hands: Hands) -> None:
     out = hands("diff").out
     assert "    containers.web.image: nginx -> other\n" in out
     assert '    containers.web.env.A: not set -> ""\n' in out
+
+
+def test_one_thing_is_not_counted_as_several(hands: Hands) -> None:
+    edit(B, "b: {networks: {lan: 10.168.0.3}, files: {/etc/x: {content: x}}")
+    edit("nodes:", "links: [[a:p0, b:p0]]\nnodes:")
+    out = hands("up", FILE).out
+    assert "1 container" in out
+    assert "1 network" in out
+    assert re.findall(r"\b1 [a-z]+(?:s\b|\(s\))", out) == []
 
 
 def test_data_of_up_has_the_differences(hands: Hands) -> None:

@@ -17,6 +17,7 @@ from testbed.nodes.marks import mark, marked
 from testbed.roles.docker.engine import Engine
 from testbed.roles.docker.section import ROLE, DockerSection
 from testbed.roles.flannel.section import FlannelSection
+from testbed.spelling import counted
 from testbed.steps.step import Step
 from testbed.steps.wait import Wait
 
@@ -66,7 +67,7 @@ def _act(context: Context) -> tuple[str, bool]:
             for node in context.topology.with_role(ROLE)
         }
         changed = Swarm(context, engines).converge()
-    words = f"{len(engines)} nodes"
+    words = counted(len(engines), "node")
     first = DockerSection.of(context.topology).swarm[0]
     if not context.node(first).run(["test", "-e", IP_VS], check=False).ok:
         words += f"; {WITHOUT_IP_VS}"

@@ -26,6 +26,7 @@ from testbed.roles.etcd import SERVICE as ETCD
 from testbed.roles.flannel.role import service_of
 from testbed.roles.flannel.section import DEFAULT_PORT, DEFAULT_VNI, ROLE, FlannelSection
 from testbed.roles.way import Way
+from testbed.spelling import counted
 from testbed.steps.step import Step, node_step
 
 if TYPE_CHECKING:
@@ -137,7 +138,8 @@ def steps(topology: Topology, node: Node) -> Iterable[Step]:
     if node is topology.with_role(ROLE)[0]:
         yield Step(
             CONFIG_STEP,
-            f"{', '.join(_way(flannel))} over {flannel.network}, {len(flannel.subnets)} subnets",
+            f"{', '.join(_way(flannel))} over {flannel.network}, "
+            f"{counted(len(flannel.subnets), 'subnet')}",
             (etcd_step(etcd.name),),
             ahead=node.name == etcd.name,
             act=_configure,
@@ -181,7 +183,7 @@ def _configure(context: Context) -> tuple[str, bool]:
     node = context.node(store_of(topology).name)
     keys = reservations(topology)
     wanted = json.dumps(keys, sort_keys=True)
-    words = f"{sum('PublicIP' in value for value in keys.values())} subnets reserved"
+    words = counted(sum("PublicIP" in value for value in keys.values()), "subnet") + " reserved"
     if _epoch(context) is not None and marked(node, "flannel-keys") == wanted:
         return words, False
     # An existing key may have a lease: leave it to the flanneld that owns it. If the node has

@@ -17,6 +17,7 @@ from testbed.roles.base import digest_of
 from testbed.roles.kubernetes import client
 from testbed.roles.kubernetes.api import Refused
 from testbed.roles.kubernetes.section import KubernetesSection
+from testbed.spelling import counted
 from testbed.steps.step import Step
 from testbed.topology.tree import Problems
 
@@ -120,7 +121,7 @@ def steps(topology: Topology, after: tuple[str, ...]) -> Iterator[Step]:
 
 def _apply(context: Context) -> tuple[str, bool]:
     documents = read(context.topology)
-    node, words = client.control_plane(context), f"{len(documents)} objects"
+    node, words = client.control_plane(context), counted(len(documents), "object")
     wanted = [document.identity for document in documents]
     digest = digest_of([document.body for document in documents])
     before = _Former.of(node)

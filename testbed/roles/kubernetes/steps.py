@@ -14,6 +14,7 @@ from testbed.roles.kubernetes.client import api, until
 from testbed.roles.kubernetes.daemons import SERVER, daemon, way
 from testbed.roles.kubernetes.plugins import plugin_of
 from testbed.roles.kubernetes.section import ROLE, KubernetesSection
+from testbed.spelling import counted
 from testbed.steps.step import Step, node_step
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def _control_plane(topology: Topology, node: str) -> Iterable[Step]:
         about=f"the API at {config.server(topology)}",
     )  # fmt: skip
     yield Step(API, "it reports itself ready", (f"{SERVER} {node}",), act=_api)
-    about = f"{len(members)} nodes with their ranges, and objects of {cluster.cni}"
+    about = f"{counted(len(members), 'node')} with their ranges, and objects of {cluster.cni}"
     yield Step(OBJECTS, about, (API,), act=_objects)
     yield daemon("kube-controller-manager", node, (API,), config.controller_manager)
     yield daemon("kube-scheduler", node, (API,), lambda _: config.scheduler())
@@ -109,7 +110,7 @@ def _objects(context: Context) -> tuple[str, bool]:
     ]  # fmt: skip
     made = [client.create(path, body) for path, body in objects]
     gone = files.forget(context)
-    words = f"{len(objects)} objects" + (f", {gone} of files deleted" if gone else "")
+    words = counted(len(objects), "object") + (f", {gone} of files deleted" if gone else "")
     return words, any(made) or bool(gone)
 
 
