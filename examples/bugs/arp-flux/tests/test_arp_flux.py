@@ -18,7 +18,7 @@ def answering(lab, address):
     peer = lab.node("peer")
     peer.run(["ip", "neigh", "flush", "to", address])
     with capture(peer, "eth0", "arp") as seen:
-        peer.run(["ping", "-c1", "-W2", address])
+        peer.run(["ping", "-c1", "-W10", address])
     return {
         packet.arp.sender_mac
         for packet in seen.packets
