@@ -51,6 +51,7 @@ AMOUNTS = {
 #: A node and an interface, as containerlab writes an end of a link.
 END = LABEL + r":[A-Za-z0-9_][A-Za-z0-9_.-]*"
 PREFIXED = ADDRESS + r"/[0-9]{1,2}"
+MTU_MIN6 = 1280  #: below it, a link has no IPv6 (RFC 8200, section 5)
 PORTS = r"[0-9]{1,5}(-[0-9]{1,5})?"
 PUBLISH = (
     r"(" + ADDRESS + r":|\[" + ADDRESS6 + r"\]:)?" + PORTS + r":" + PORTS + r"(/(tcp|udp|sctp))?"

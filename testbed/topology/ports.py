@@ -128,6 +128,11 @@ class Port:
         return (*self.interfaces, *self.interfaces6)
 
     @property
+    def follows(self) -> bool:
+        """Whether its IPv6 address follows from its IPv4 address."""
+        return bool(self.interfaces6) and all(isinstance(one, IPv4Address) for one in self.given)
+
+    @property
     def address(self) -> IPv4Address | None:
         """The first IPv4 address; None for a port without one."""
         return next(iter(self.addresses), None)

@@ -126,6 +126,14 @@ def test_a_mac_needs_no_quotes() -> None:
         assert load_text(text, "t.yaml").nodes["r"].ports[0].hardware == mac.lower()
 
 
+def test_a_mac_is_once_on_a_segment() -> None:
+    text = FORMS.replace("wan: 10.2.0.2,", "wan: {address: 10.2.0.2, mac: 02:00:00:00:00:0a},")
+    (problem,) = problems(text)
+    assert (problem.line, problem.seen) == (10, "02:00:00:00:00:0a again, that of n")
+    assert problems(text.replace("wire: {}}}", "wire: {mac: 02:00:00:00:00:0a}}}").replace(
+        "wan: {address: 10.2.0.2, mac: 02:00:00:00:00:0a}", "wan: 10.2.0.2")) == []  # fmt: skip
+
+
 def test_ports_are_written_as_they_were_read() -> None:
     topology = load_text(FORMS, "t.yaml")
     assert topology.to_dict()["nodes"]["n"]["networks"] == {
@@ -338,12 +346,23 @@ def test_peers_have_names_for_both_addresses() -> None:
         ('"fd00:9::/127"', '"fd00:9::/128"', "'fd00:9::/128'"),
         ('"fd00:9::/127"', '"fd00:9::"', "'fd00:9::'"),
         ('"fd00:9::/127"', '"ff00::/8"', "ff00::/8"),
+        # b's address is that which follows for a.
+        ("fd00:40::b0b", "fd00:40::2", "fd00:40::2 again, the address of b"),
+        ("lan: {subnet", "lan: {mtu: 1279, subnet", "1279"),
+        ("lan: 10.40.0.2}", "lan: {address: 10.40.0.2, mtu: 576}}", "576"),
+        ('"fd00:9::/127"', '"fd00:9::/127", mtu: 1000', "1000"),
     ],
 )  # fmt: skip
 def test_addresses_of_ipv6_that_cannot_be(old: str, new: str, seen: str) -> None:
     found = problems(SIX.replace(old, new))
     assert seen in [problem.seen for problem in found]
-    assert all(problem.hint for problem in found)
+    assert all(problem.hint and problem.column for problem in found)
+    assert len({problem.column for problem in found if problem.seen == seen}) == 1
+
+
+def test_a_small_mtu_is_for_ipv4_alone() -> None:
+    assert problems(SIX.replace("lan: {subnet", "lan: {mtu: 1280, subnet")) == []
+    assert problems(PLAIN.replace("a: {subnet", "a: {mtu: 576, subnet")) == []
 
 
 # -- equal subnets --------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from typing import TYPE_CHECKING
 
 from testbed import registry
@@ -36,6 +36,8 @@ class Networks(Look):
             self.networks_are_known,
             self.links_have_two_nodes,
             self.addresses_are_in_their_networks,
+            self.macs_are_unique,
+            self.mtus_are_of_ipv6,
             self.port_names_are_unique,
             self.one_gateway_per_network,
             self.roles_have_a_network,
@@ -110,21 +112,69 @@ class Networks(Look):
                 self.add(at, "either subnet or addresses", "both", hint)
 
     def addresses_are_in_their_networks(self) -> None:
-        holders: dict[tuple[str, object], tuple[Port, int]] = {}
+        holders: dict[tuple[str, object], Port] = {}
         for port in self.ports():
             network = self.t.networks.get(port.network)
             if network is None:
                 continue
             for number, given in enumerate(port.given):
                 at = self._address(port, number)
-                if not self._fits(at, given, network):
-                    continue
-                address = given.ip if isinstance(given, Prefixed) else given
-                holder = holders.setdefault((port.network, address), (port, number))[0]
-                if holders[port.network, address] != (port, number):
-                    whose = holder.node if holder.node != port.node else holder.name
-                    seen = f"{address} again, the address of {whose}"
-                    self.add(at, f"each address of {port.network} once", seen, "take another")
+                if self._fits(at, given, network):
+                    address = given.ip if isinstance(given, Prefixed) else given
+                    self._once(at, port, address, holders)
+        # Addresses that follow from others come last: the file's own have been seen.
+        for port in self.ports():
+            if port.follows:
+                self._once(self._address(port, 0), port, port.addresses6[0], holders)
+
+    def _once(
+        self, at: Tree, port: Port, address: object, holders: dict[tuple[str, object], Port]
+    ) -> None:
+        """Refuse an address that a port of the network has already."""
+        if holder := holders.get((port.network, address)):
+            seen = f"{address} again, the address of {self._whose(holder, port)}"
+            hint = "take another"
+            if port.follows and not isinstance(address, IPv4Address):
+                hint = f"give {port.node} an IPv6 address of its own, besides {port.address}"
+            self.add(at, f"each address of {port.network} once", seen, hint)
+        holders.setdefault((port.network, address), port)
+
+    def macs_are_unique(self) -> None:
+        """Refuse a MAC address of two ports on one segment."""
+        holders: dict[tuple[str, str], Port] = {}
+        for port in self.ports():
+            if not port.mac:
+                continue
+            if holder := holders.get((port.network, port.mac)):
+                wanted = f"each MAC address of {port.network} once"
+                seen = f"{port.mac} again, that of {self._whose(holder, port)}"
+                at = self.value(*self.port(port), "mac")
+                self.add(at, wanted, seen, "change one of them")
+            holders.setdefault((port.network, port.mac), port)
+
+    @staticmethod
+    def _whose(holder: Port, port: Port) -> str:
+        """Return the node of another port, or the other port of this node."""
+        return holder.node if holder.node != port.node else holder.name
+
+    def mtus_are_of_ipv6(self) -> None:
+        """Refuse an MTU with which the kernel has no IPv6 on a link (RFC 8200, section 5)."""
+        told: set[Path] = set()
+        for port in self.ports():
+            if port.mtu is None or port.mtu >= keys.MTU_MIN6 or not port.interfaces6:
+                continue
+            at = self._mtu(port)
+            if at.path not in told:
+                told.add(at.path)
+                wanted = f"at least {keys.MTU_MIN6} bytes, as {port.name} of {port.node} has IPv6"
+                self.add(at, wanted, str(port.mtu), "raise it, or remove the IPv6 addresses")
+
+    def _mtu(self, port: Port) -> Tree:
+        """Return the position of the MTU of a port: its own, or that of its network."""
+        if port.own_mtu is not None:
+            return self.value(*self.port(port), "mtu")
+        link = self.t.networks[port.network].link
+        return self.value(*(("networks", port.network) if link < 0 else ("links", link)), "mtu")
 
     def _fits(self, at: Tree, given: Given, network: Network) -> bool:
         """Tell whether an address can be on a network; if not, add a problem."""
@@ -261,12 +311,7 @@ class Networks(Look):
                 continue
             if most is None or port.mtu is None or port.mtu <= most:
                 continue
-            network = self.t.networks[port.network]
-            path: Path = ("networks", port.network) if network.link < 0 else ("links", network.link)
-            at = self.value(*path, "mtu")
-            if port.own_mtu is not None:
-                at = self.value(*self.port(port), "mtu")
-            maker = self.t.provider_of(port.node)
+            at, maker = self._mtu(port), self.t.provider_of(port.node)
             wanted = f"at most {most} bytes, as {port.node} is a node by {maker}"
             hint = "lower it, or choose another provider"
             self.add(at, wanted, str(port.mtu), hint)
