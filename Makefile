@@ -115,6 +115,7 @@ bench-k8s: setup  ## times and memory of a Kubernetes cluster against a bare she
 
 setup: $(VENV)/ready  ## virtual environment, Debian packages, binaries, image
 	$(SUDO) $(BIN)/testbed doctor --fix --quick
+	$(call made,frr bird)
 
 # Vagrant and ssh, and other programs in the cache, are for tests of exports, too.
 $(TOOLS)/ready: $(VENV)/ready tests/requirements.txt

@@ -5,6 +5,7 @@ A new part is one entry here.
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,6 +56,17 @@ class Inventory:
             for name in source.brings()
         }
         self.programs = brought | dict(programs)
+
+    def extended(self, roles: Mapping[str, Mapping[str, Source]]) -> Inventory:
+        """Return this inventory with more parts for labs with a role only, by role."""
+        more = copy.copy(self)
+        more.parts = self.parts | {
+            name: source for by_name in roles.values() for name, source in by_name.items()
+        }
+        more.roles = self.roles | {
+            name: role for role, by_name in roles.items() for name in by_name
+        }
+        return more
 
     def brought_by(self, part: str) -> list[str]:
         """Return the programs that a part contains, or may contain; none if unknown."""

@@ -88,6 +88,14 @@ class PackageTree(Source):
         return got.versions.get(first) or _installed_version(job, first)
 
 
+def of_roles() -> dict[str, dict[str, Source]]:
+    """Return the trees with the packages of roles, by role and by name."""
+    from testbed.registry import ROLES
+
+    trees = {name: PackageTree(role.packages) for name, role in ROLES.usable().items()}
+    return {role: {tree.name: tree} for role, tree in trees.items() if tree.packages}
+
+
 def _is_installed(package: str) -> bool:
     return (DPKG / f"{package}.list").exists() or any(DPKG.glob(f"{package}:*.list"))
 

@@ -119,7 +119,7 @@ class Store:
     @property
     def roles(self) -> tuple[str, ...]:
         """The roles, add-ons and network plugins with parts that only their labs need."""
-        return tuple(dict.fromkeys(self._inventory.roles.values()))
+        return tuple(dict.fromkeys(self._listed.roles.values()))
 
     def unasked(self, roles: Collection[str] = ()) -> frozenset[str]:
         """Return the optional parts.
@@ -127,12 +127,12 @@ class Store:
         These are parts that only help to build others, and parts for rarely used roles, except
         the given ``roles``.
         """
-        others = (name for name, of in self._inventory.roles.items() if of not in roles)
-        return self._inventory.tools.union(others)
+        others = (name for name, of in self._listed.roles.items() if of not in roles)
+        return self._listed.tools.union(others)
 
     def role_of(self, part: str) -> str:
         """Return the role of a part that only labs with this role need; empty for others."""
-        return self._inventory.roles.get(part, "")
+        return self._listed.roles.get(part, "")
 
     def unmade(self, role: str) -> list[str]:
         """Return the parts only for labs with a role that are not in the cache yet."""
@@ -498,8 +498,8 @@ class Store:
 
     def fetch(self, name: str) -> None:
         """Build or download an artifact: a part, a program, an image, or a user's artifact."""
-        if name in self._inventory.parts and not self._own(name, "artifacts"):
-            self._folder(name)
+        if name in self._listed.parts and not self._own(name, "artifacts"):
+            self._make(name, self._listed.parts[name])
         elif full_name(name) in self._known_images() or name in self._read().images:
             self.image(name)
         elif self._own(name, "artifacts") and name not in self._inventory.programs:
@@ -551,6 +551,13 @@ class Store:
         from testbed.artifacts.inventory import INVENTORY
 
         return self._given or INVENTORY
+
+    @functools.cached_property
+    def _listed(self) -> Inventory:
+        """The inventory with the packages of roles; it loads the modules of all roles."""
+        from testbed.artifacts import package_tree
+
+        return self._given or self._inventory.extended(package_tree.of_roles())
 
     def _read(self) -> Config:
         if self._config is None:
@@ -662,7 +669,7 @@ class Store:
     def _current(self) -> Iterator[Entry]:
         records = {record.key: record for record in self._cache.records()}
         read, users = self._read(), self._users_own()
-        for name, source in self._inventory.parts.items():
+        for name, source in self._listed.parts.items():
             if all(made in users for made in source.brings() or (name,)):
                 continue  # not used
             yield _entry(name, source, records)

@@ -299,6 +299,22 @@ def test_with_a_provider_its_artifacts_are_needed_and_fix_builds_them(
     assert "containerlab" in fetched
 
 
+def test_the_packages_of_a_role_are_fetched_for_its_labs(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(store, "fetch", asked.append)
+    machine = Machine(unshare=completed(""))
+    doctor.fix([], store, runner=machine)
+    assert not [name for name in asked if name.startswith("packages-")]
+    doctor.fix([], store, role="frr", runner=machine)
+    assert [name for name in asked if name.startswith("packages-")] == ["packages-frr"]
+    found = doctor.findings(store, full=False, role="frr", runner=machine)
+    needed = {item.name for item in found if item.required and not item.ok}
+    assert "artifact packages-frr" in needed
+    assert "artifact packages-bird2" not in needed
+
+
 def test_what_qemu_needs_is_a_finding_with_its_packages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from testbed.artifacts import debian, package_tree
+from testbed.artifacts import Store, debian, package_tree
 from testbed.artifacts.maintainer import accounts, alternatives, folders
 from testbed.artifacts.package_tree import ABOUT, PackageTree
 from testbed.artifacts.source import Job
@@ -231,6 +231,29 @@ def test_without_a_network_the_hint_says_so(job: Callable[[Apt], Job]) -> None:
     with pytest.raises(ArtifactError) as caught:
         PackageTree(("frr",)).fill(job(Apt(error)))
     assert "connect this machine" in (caught.value.hint or "")
+
+
+def test_packages_of_roles_can_be_fetched_before_a_lab(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled: list[tuple[str, ...]] = []
+
+    def fill(source: PackageTree, job: Job) -> str:
+        filled.append(source.packages)
+        (job.into / ABOUT).write_text('{"needs": []}')
+        return "1.0"
+
+    monkeypatch.setattr(PackageTree, "fill", fill)
+    store = Store(tmp_path / "cache")
+    states = {entry.name: entry.state for entry in store.list()}
+    assert states["packages-frr"] == states["packages-bird2"] == "missing"
+    store.fetch("packages-frr")
+    node = load_text(TEXT.replace("packages: [tcpdump, frr]", "roles: [frr]"), "some.yaml").nodes[
+        "n1"
+    ]
+    packages.entries(store, node)
+    assert filled == [("frr",)]
+    assert {entry.name: entry.state for entry in store.list()}["packages-frr"] == "cached"
 
 
 # -- on nodes --------------------------------------------------------------------
