@@ -118,6 +118,11 @@ class Route:
         return str(self.to.network_address if short else self.to)
 
     @property
+    def kernel_metric(self) -> int:
+        """Its metric, or the kernel's default: 0, with IPv6 1024 (ip6_fib.c), also for 0."""
+        return self.metric or (1024 if self.family == 6 else 0)
+
+    @property
     def devices(self) -> tuple[str, ...]:
         """The links that it names."""
         return tuple(dict.fromkeys(hop.dev for hop in self.hops if hop.dev))
@@ -129,9 +134,7 @@ class Route:
 
     def is_of_kind(self, entry: Mapping[str, Any]) -> bool:
         """Tell whether an entry of ``ip -j route`` has the destination, table and metric."""
-        metric = self.metric
-        if metric is None:  # the kernel's default is 0, or 1024 with IPv6 (ip6_fib.c)
-            metric = 1024 if self.family == 6 else 0
+        metric = self.kernel_metric
         return (
             entry.get("dst") == self.destination
             and str(entry.get("table", MAIN)) == self.table

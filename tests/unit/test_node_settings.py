@@ -101,6 +101,7 @@ def test_a_node_stays_when_they_change() -> None:
         (", routes: [ip route add 10.9.0.0/16 via 10.2.0.2]", "remove"),
         (", routes: [10.9.0.0/16 via 10.2.0.2 table blue]", "number"),
         (", routes: [10.9.0.0/16 via 10.2.0.2, 10.9.0.0/16 dev eth0]", "remove one"),
+        (", routes: [default via 10.2.0.2, default via 10.2.0.3 metric 0]", "remove one"),
         (", routes: [unreachable 10.9.0.0/16 via 10.2.0.2]", "leads nowhere"),
         (", routes: ['fd00::/64 via 10.2.0.2']", "IPv6"),
         (", routes: ['fd00::/64 via fe80::1']", "dev LINK"),
@@ -111,6 +112,8 @@ def test_a_node_stays_when_they_change() -> None:
         (", rules: [fwmark x lookup 100]", "number"),
         (", rules: [from 10.1.0.0/24 to fd00::/8 lookup 100]", "two rules"),
         (", rules: [from 10.1.0.0/24 lokup 100]", "lookup"),
+        (", rules: [from 10.1.0.0/24 lookup 100, table 100 from 10.1.0.0/24]", "remove one"),
+        (", rules: [fwmark 1 lookup main, table 254 fwmark 0x1]", "remove one"),
     ],
 )
 def test_a_mistake_has_its_place_and_a_hint(keys: str, hint: str) -> None:

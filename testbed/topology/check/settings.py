@@ -37,6 +37,7 @@ class Settings(Look):
             self.sysctls,
             self.forwarding,
             self.routes,
+            self.ip_rules,
             self.tables,
             self.files,
             self.services,
@@ -78,13 +79,24 @@ class Settings(Look):
             kept: dict[object, str] = {}
             for index, route in enumerate(node.routes):
                 path = ("nodes", node.name, "routes", self._index("routes", node, index))
-                key = (route.destination, route.family, route.table, route.metric)
+                key = (route.destination, route.family, route.table, route.kernel_metric)
                 if key in kept:
                     wanted = "each destination once in a table, or with another metric"
                     self.add(self.value(*path), wanted, f"{route.destination} again", "remove one")
                 kept.setdefault(key, route.text)
                 self._links(node, route, path)
                 self._next_hops(node, route, path)
+
+    def ip_rules(self) -> None:
+        """Refuse a rule in two forms: with a priority, `ip rule add` refuses the second one."""
+        for node in self.t.nodes.values():
+            kept: list[object] = []
+            for index, rule in enumerate(node.ip_rules):
+                key = (rule.family, rule.values, rule.flags)
+                if key in kept:
+                    at = self.value("nodes", node.name, "rules", self._index("rules", node, index))
+                    self.add(at, "each rule once", f"{quote(rule.text)} again", "remove one")
+                kept.append(key)
 
     def _index(self, key: str, node: Node, index: int) -> int:
         """Return the position in the file of an entry, where invalid ones count, too."""
@@ -130,7 +142,7 @@ class Settings(Look):
         return [port.name for port in node.ports]
 
     def _addresses(self, node: Node) -> list[object]:
-        return [*node.addresses]
+        return [*node.addresses, *node.addresses6]
 
     def _more_links(self, node: Node) -> bool:
         """Tell whether a node may get links and addresses that are not its networks'."""
