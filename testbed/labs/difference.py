@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from testbed.errors import TopologyError
@@ -30,6 +30,9 @@ NOT_OF_ROLES = frozenset(
      "foreign", "interface")
 )  # fmt: skip
 PARTS = frozenset(("namespaces", "bridges", "veths"))
+KINDS = {"nodes": "node", "networks": "network", "links": "link"}  # of named parts, by section
+WIDTH = 100  # columns for a value in words; --json has all of it
+MOST = 10  # lines for one value
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +47,46 @@ class Change:
     def key(self) -> str:
         return ".".join(self.path)
 
-    def __str__(self) -> str:
-        return f"{self.key}: {_shown(self.old)} -> {_shown(self.new)}"
+    def lines(self) -> list[str]:
+        """Return the change in words. Of long lists and texts only entries that differ are shown.
+
+        >>> Change(("a", "mtu"), None, 1400).lines()
+        ['a.mtu: not set -> 1400']
+        >>> Change(("a",), [{"b": 1}, {"c": 1}], [{"b": 1}, {"c": 2}]).lines()
+        ['a[1].c: 1 -> 2']
+        """
+        old, new = (_entries(one) for one in (self.old, self.new))
+        words = f"{self.key}: {_shown(self.old)} -> {_shown(self.new)}"
+        if old is None or new is None:
+            return [f"{self.key}: {_cut(_shown(self.old))} -> {_cut(_shown(self.new))}"]
+        entries = (*old, *new)
+        if len(words) <= WIDTH and not any(isinstance(one, Mapping | list) for one in entries):
+            return [words]
+        pairs = [*zip(old, new, strict=False)]
+        if len(old) == len(new) and all(
+            a == b or (isinstance(a, Mapping) and isinstance(b, Mapping)) for a, b in pairs
+        ):
+            found = (
+                line
+                for index, (a, b) in enumerate(pairs)
+                for change in changes(a, b, (*self.path[:-1], f"{self.path[-1]}[{index}]"))
+                for line in change.lines()
+            )
+        else:
+            gone, more = ([x for x in a if x not in b] for a, b in ((old, new), (new, old)))
+            marked = [*(("-", one) for one in gone), *(("+", one) for one in more)]
+            found = (f"{self.key}: {sign} {_cut(_shown(one))}" for sign, one in marked)
+        lines = [*found] or [f"{self.key}: {_cut(_shown(self.old))} -> {_cut(_shown(self.new))}"]
+        left = len(lines) - MOST
+        return lines if left <= 0 else [*lines[:MOST], f"{self.key}: ... and {left} more"]
 
 
 @dataclass(frozen=True, slots=True)
 class Effect:
     """What `up` does to a part: its kind and name, the action, and the reasons.
 
-    ``kind`` is node, container, network, lab, or a kind of part that `status` shows. ``words`` is a
-    reason that is no value of the file.
+    ``kind`` is node, container, network, link, lab, or a kind of part that `status` shows.
+    ``words`` is a reason that is no value of the file.
     """
 
     kind: str
@@ -74,13 +107,25 @@ class Effect:
         sign = {CREATED: "+", REMOVED: "-"}.get(self.action, "~")
         words = f" ({self.words})" if self.words else ""
         first = f"{sign} {self.kind} {self.name}: {self.action}{words}".replace(" :", ":")
-        return [first, *(f"    {change}" for change in self.changes)]
+        return [first, *(f"    {line}" for change in self.changes for line in change.lines())]
 
 
 def _shown(value: Any) -> str:
     if value is None:
         return "not set"
-    return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
+    plain = isinstance(value, str) and value and value.isprintable()
+    return str(value) if plain else json.dumps(value, ensure_ascii=False)
+
+
+def _cut(words: str) -> str:
+    return words if len(words) <= WIDTH else f"{words[: WIDTH - 4]} ..."
+
+
+def _entries(value: Any) -> list[Any] | None:
+    """Return the entries of a list, or the lines of a text of several; else None."""
+    if isinstance(value, str):
+        return value.splitlines() if "\n" in value else None
+    return value if isinstance(value, list) else None
 
 
 def changes(old: Any, new: Any, path: tuple[str, ...] = ()) -> Iterator[Change]:
@@ -109,7 +154,8 @@ def compare(
         and record.topology == new.to_dict()
     ):
         return []
-    return _Comparison(_recorded(record), new, nodes).effects(left)
+    stopped = record.stopped if record else ()
+    return _Comparison(_recorded(record), new, nodes, stopped).effects(left)
 
 
 def _recorded(record: Record | None) -> Topology | None:
@@ -124,17 +170,36 @@ def _recorded(record: Record | None) -> Topology | None:
 
 
 class _Comparison:
-    def __init__(self, old: Topology | None, new: Topology, nodes: Mapping[str, Node]) -> None:
+    def __init__(
+        self,
+        old: Topology | None,
+        new: Topology,
+        nodes: Mapping[str, Node],
+        stopped: Collection[str],
+    ) -> None:
         self._old = old
         self._new = new
         self._nodes = nodes
-        found = changes(old.to_dict(), new.to_dict()) if old else ()
+        found = changes(_by_name(old), _by_name(new)) if old else ()
         self._all = [change for change in found if change.path != ("name",)]
         self._used: set[tuple[str, ...]] = set()
+        self._stopped = stopped
 
     def effects(self, left: Collection[str]) -> list[Effect]:
         found = [*self._node_effects(left), *self._container_effects()]
-        return [*found, *self._rest()]
+        rest = list(self._rest())
+        # A node that is created again gets all of its changes with that.
+        also = {one.name: one.changes for one in rest if one.kind == "node"}
+        anew = {one.name for one in found if one.kind == "node" and one.action == AGAIN}
+        return [
+            *(
+                replace(one, changes=one.changes + also.get(one.name, ()))
+                if one.kind == "node" and one.name in anew
+                else one
+                for one in found
+            ),
+            *(one for one in rest if not (one.kind == "node" and one.name in anew)),
+        ]
 
     def _node_effects(self, left: Collection[str]) -> Iterator[Effect]:
         for name in self._new.nodes:
@@ -143,7 +208,8 @@ class _Comparison:
                 self._use("nodes", name)
                 if name not in left:
                     known = self._old is not None and name in self._old.nodes
-                    yield Effect("node", name, CREATED, words="does not run" if known else "")
+                    why = "stopped by hand" if name in self._stopped else "does not run"
+                    yield Effect("node", name, CREATED, words=why if known else "")
             elif not base_steps.is_as_wanted(self._new, node):
                 yield self._again(name, node)
         for name in self._nodes:
@@ -179,12 +245,19 @@ class _Comparison:
         if first == "networks":
             one, other = (parts["networks"].get(rest[0]) for parts in (before, after))
             return bool(one != other)
+        if first == "links":
+            return node in self._ends(rest[0]) and bool(differing & {"links", "networks"})
         if first in PARTS or first == "provider":
             return first in differing and (first == "veths" or self._is_on(rest[:1], first, node))
         others = {*self._new.nodes, *(self._old.nodes if self._old else ())} - {node}
         return first in self._new.sections and bool(
             differing - NOT_OF_ROLES and not others & {*rest}
         )
+
+    def _ends(self, link: str) -> set[str]:
+        """Return the nodes at the ends of a link, by its name."""
+        links = [*self._new.links, *(self._old.links if self._old else ())]
+        return {node for one in links if one.name == link for node, _ in one.ends}
 
     def _is_on(self, name: Sequence[str], kind: str, node: str) -> bool:
         """Tell whether a namespace or bridge is, or was, on a node; a provider is on all."""
@@ -217,8 +290,7 @@ class _Comparison:
             if change.path in self._used:
                 continue
             first, *rest = change.path
-            known = {"nodes": "node", "networks": "network"}
-            owner = (known[first], rest[0]) if first in known and rest else ("lab", self._new.name)
+            owner = (KINDS[first], rest[0]) if first in KINDS and rest else ("lab", self._new.name)
             groups.setdefault(owner, []).append(change)
         for (kind, name), some in groups.items():
             yield Effect(kind, name, IN_PLACE, tuple(some))
@@ -226,6 +298,20 @@ class _Comparison:
     def _use(self, section: str, name: str) -> None:
         """Leave out the values of a part that is created or removed as a whole."""
         self._used |= {one.path for one in self._all if one.path[:2] == (section, name)}
+        if section == "nodes":
+            self._used |= {
+                one.path
+                for one in self._all
+                if one.path[0] == "links" and name in self._ends(one.path[1])
+            }
+
+
+def _by_name(topology: Topology) -> dict[str, Any]:
+    """Return the data of a topology, with its links by their names instead of a list."""
+    data = topology.to_dict()
+    if topology.links:
+        data["links"] = {link.name: link.to_dict() for link in topology.links}
+    return data
 
 
 def strangers(effects: Sequence[Effect]) -> set[str]:
@@ -275,5 +361,5 @@ def of_lab(lab: Lab, topology: Topology) -> list[Effect]:
     from testbed.labs.status import status
 
     record, there = lab.record(), lab.context()
-    effects = compare(record, topology, there.nodes, record.stopped)
+    effects = compare(record, topology, there.nodes)
     return effects + gone(status(there, lab.stopped(), record.stopped), effects)

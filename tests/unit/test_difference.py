@@ -96,6 +96,19 @@ EDITS = [
         {"description"},
     ),
     (
+        "name: plain", "name: plain\nlinks: [[a:p0, b:p0]]",
+        [("node", "a", "created again"), ("node", "b", "created again")], {"links.a:p0--b:p0.ends"},
+    ),
+    (
+        "nodes:\n", "links: [[b:p0, c:p0]]\nnodes:\n  c: {}\n",
+        [("node", "c", "created"), ("node", "b", "created again")], {"links.b:p0--c:p0.ends"},
+    ),
+    (
+        B, B.replace("0.3", "0.4") + ", sysctls: {net.ipv4.ip_default_ttl: 9}",
+        [("node", "b", "created again")],
+        {"nodes.b.networks.lan", "nodes.b.sysctls.net.ipv4.ip_default_ttl"},
+    ),
+    (
         "name: plain", "name: plain\ndocker: {engine: 29}", [("node", "a", "created again")],
         {"docker.engine"},
     ),
@@ -148,6 +161,24 @@ def test_one_thing_is_not_counted_as_several(hands: Hands) -> None:
     assert re.findall(r"\b1 [a-z]+(?:s\b|\(s\))", out) == []
 
 
+LINKS = "links: [[a:p0, b:p0], {ends: [a:p1, b:p1], subnet: 10.0.0.0/31}]\nnodes:"
+
+
+def test_a_value_of_a_link_is_shown_alone(hands: Hands) -> None:
+    edit("nodes:", LINKS)
+    assert hands("up", FILE, "-q").status == 0
+    edit("10.0.0.0/31", "10.0.0.2/31")
+    assert seen(hands) == [("node", "a", "created again"), ("node", "b", "created again")]
+    assert reasons(hands) == {"links.a:p1--b:p1.subnet": ("10.0.0.0/31", "10.0.0.2/31")}
+
+
+def test_a_link_is_changed_in_place(hands: Hands) -> None:
+    edit("nodes:", LINKS)
+    assert hands("up", FILE, "-q").status == 0
+    edit("10.0.0.0/31}", "10.0.0.0/31, delay: 10ms}")
+    assert [*reasons(hands)] == ["links.a:p1--b:p1.delay"]
+
+
 def test_data_of_up_has_the_differences(hands: Hands) -> None:
     edit("name: plain", "name: plain\ndescription: d")
     rows = json.loads(hands("up", FILE, "--json").out)["differences"]
@@ -176,8 +207,10 @@ def test_a_node_that_does_not_run_is_created(hands: Hands) -> None:
 
 def test_what_was_stopped_by_hand_is_told(hands: Hands) -> None:
     assert hands("stop", "b", "a/web").status == 0
-    assert ("container", "a/web", "restored") in seen(hands)
-    assert "stopped by hand" in hands("diff").out
+    assert seen(hands) == [("node", "b", "created"), ("container", "a/web", "restored")]
+    assert hands("diff").out.count("stopped by hand") == 2
+    said = hands("up", FILE)
+    assert "+ node b: created (stopped by hand)" in said.out
 
 
 # -- which file, which lab ---------------------------------------------------------------
@@ -251,3 +284,33 @@ def test_changes(
     old: object, new: object, found: list[tuple[tuple[str, ...], object, object]]
 ) -> None:
     assert [*changes(old, new)] == [Change(*one) for one in found]
+
+
+LONG = [f"10.{number}.0.0/16 via 10.168.0.2" for number in range(30)]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "lines"),
+    [
+        (None, 1, ["x.k: not set -> 1"]),
+        ([1, 2], [2, 1], ["x.k: [1, 2] -> [2, 1]"]),
+        (LONG, LONG[:-1], [f"x.k: - {LONG[-1]}"]),
+        (LONG, [*LONG, "default"], ["x.k: + default"]),
+        (LONG[:9], [*LONG[:4], "other", *LONG[5:9]], [f"x.k: - {LONG[4]}", "x.k: + other"]),
+        ([{"a": 1, "b": 2}, {"a": 2}], [{"a": 1, "b": 3}, {"a": 2}], ["x.k[0].b: 2 -> 3"]),
+        ([{"a": 1}], [{"a": 1}, {"a": 2}], ['x.k: + {"a": 2}']),
+        ([{"a": 1}, "b"], ["b", {"a": 1}], ['x.k: [{"a": 1}, "b"] -> ["b", {"a": 1}]']),
+        ("one\n", "two\n", ['x.k: "one\\n" -> "two\\n"']),
+        ("\x1b[31m", "", ['x.k: "\\u001b[31m" -> ""']),
+        ("same\n" * 50 + "one\n", "same\n" * 50 + "two\n", ["x.k: - one", "x.k: + two"]),
+    ],
+)
+def test_a_change_in_words(old: object, new: object, lines: list[str]) -> None:
+    assert Change(("x", "k"), old, new).lines() == lines
+
+
+@pytest.mark.parametrize(("old", "new"), [([], LONG), (None, LONG), ("", "\n".join(LONG))])
+def test_a_long_change_is_cut(old: object, new: object) -> None:
+    lines = Change(("x", "k"), old, new).lines()
+    assert len(lines) <= 11
+    assert all(len(line) <= 130 for line in lines)
