@@ -103,7 +103,7 @@ class Network(Block):
     name: str
     subnet: IPv4Network | None = key(
         # At least two addresses of hosts; both of a /31 are (RFC 3021).
-        Subnet(8, 31),
+        Subnet(8, 31, "subnet6"),
         "The IPv4 subnet used on the segment: 10.168.0.0/24. Without one its ports need no "
         "address.",
         default=None,

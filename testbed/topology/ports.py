@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from testbed.topology.read import Reader
     from testbed.topology.tree import Tree
 
+NO_ADDRESS = "{NETWORK: {}} for a port without an address"
 PAIR = range(2)  # the numbers of both ends of a link
 #: An address in a file: with a prefix length of its own, or with that of its network.
 Given: TypeAlias = "IPv4Address | IPv4Interface | IPv6Address | IPv6Interface"
@@ -226,13 +227,14 @@ class Link(Block):
             "anyOf": [{"required": ["subnet"]}, {"required": ["subnet6"]}],
         },
     }
+    elsewhere: ClassVar[Mapping[str, str]] = {"endpoints": "write ends: [r1:eth1, r2:eth1]"}
 
     ends: tuple[tuple[str, str], ...] = key(
         ENDS, "Both ends: [r1:eth1, r2:eth1].", required=True, default=()
     )
     subnet: IPv4Network | None = key(
         # Both addresses of a /31 are of hosts (RFC 3021).
-        Subnet(8, 31),
+        Subnet(8, 31, "subnet6"),
         "The subnet: its first two addresses are those of the ends, in order.",
         default=None,
     )
@@ -280,10 +282,17 @@ class Links(Composed):
 
     def read_in(self, draft: Draft, at: Tree) -> tuple[Link, ...]:
         found = []
-        for item in draft.read.items(at, "a list of links"):
-            if isinstance(item, tree.Sequence):
-                link: Link | None = Link(ENDS.read(draft.read, item) or ())
-                ends: Tree = item
+        link: Link | None
+        ends: Tree
+        hint = "write a list of links: [[r1:eth1, r2:eth1]]"
+        for item in draft.read.items(at, "a list of links", hint):
+            if isinstance(item, tree.Scalar):
+                hint = "write both ends: [r1:eth1, r2:eth1]"
+                draft.read.problems.add(item, "a link", tree.describe(item), hint)
+                link, ends = None, item
+            elif isinstance(item, tree.Sequence):
+                link = Link(ENDS.read(draft.read, item) or ())
+                ends = item
             else:
                 link = Nested(Link).read_in(draft, item)
                 ends = item.get("ends") or item if isinstance(item, tree.Mapping) else item
@@ -320,7 +329,8 @@ class Ports(Composed):
         return table(NETWORK_NAME.schema(), {"anyOf": [*one["anyOf"], several]})
 
     def read_in(self, draft: Draft, at: Tree) -> tuple[Port, ...] | None:
-        found = draft.read.table(at, "a mapping of network to address")
+        hint = f"write {{NETWORK: ADDRESS}}, or {NO_ADDRESS}"
+        found = draft.read.table(at, "a mapping of network to address", hint=hint)
         if found is None:
             return None
         ports: list[Port] = []
@@ -346,6 +356,10 @@ class Ports(Composed):
 
     @staticmethod
     def _form(draft: Draft, at: Tree) -> Form | None:
+        if isinstance(at, tree.Scalar) and at.value is None:
+            wanted, hint = "an address or a port", f"write {NO_ADDRESS}"
+            draft.read.problems.add(at, wanted, tree.describe(at), hint)
+            return None
         if not isinstance(at, tree.Mapping):
             address = PortAddress().read(draft.read, at)
             return None if address is None else Form(address)

@@ -274,15 +274,23 @@ class Prefixed(Shape[IPv4Interface]):
 
 @dataclass(eq=False, repr=False)
 class Subnet(Shape[IPv4Network]):
-    """An IPv4 network with a prefix of ``low`` to ``high`` bits."""
+    """An IPv4 network with a prefix of ``low`` to ``high`` bits.
+
+    ``six`` is the key beside it for IPv6, if there is one.
+    """
 
     low: int
     high: int
+    six: str = ""
 
     def schema(self) -> dict[str, Any]:
         return whole(keys.PREFIXED)
 
     def read(self, read: Reader, at: Tree | None) -> IPv4Network | None:
+        if self.six and isinstance(at, tree.Scalar) and re.match(keys.ADDRESS6, at.text):
+            hint = f'write {self.six}: "{at.text}"'
+            read.problems.add(at, "an IPv4 network, like 10.168.0.0/24", quote(at.text), hint)
+            return None
         return read.network(at, self.low, self.high)
 
     def plain(self, value: IPv4Network) -> str:

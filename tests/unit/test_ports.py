@@ -281,6 +281,25 @@ def test_links_that_cannot_be(links: str, seen: str) -> None:
     assert problem.hint
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "hint"),
+    [
+        ("[a:eth1, b:eth1]", "a:eth1", "both ends"),
+        ("links:", "links: a:eth1\nx-links:", "list of links"),
+        ("{ends: [b:eth2", "{endpoints: [b:eth2", "write ends"),
+        ("c:eth2, d:eth1", "c:up, d:eth1", "c:NAME"),
+        ("{lan: 10.1.0.2}", "{lan: }", "{NETWORK: {}}"),
+        ("{lan: 10.1.0.2}", "[lan]", "{NETWORK: {}}"),
+        ("subnet: 10.0.0.0/31", 'subnet: "fd00::/64"', "subnet6"),
+        ("subnet: 10.1.0.0/24", "subnet: fd00::/64", "subnet6"),
+        ("b: {}", "b: {roles: [docker]}", "a subnet"),
+    ],
+)
+def test_hints_are_of_the_form_that_was_written(old: str, new: str, hint: str) -> None:
+    text = LINKED.replace("subnet: 10.0.0.0/31, ", "") if "docker" in new else LINKED
+    assert hint in " ".join(problem.hint for problem in problems(text.replace(old, new)))
+
+
 # -- IPv6 -----------------------------------------------------------------------------------------
 
 SIX = """

@@ -70,7 +70,8 @@ class Networks(Look):
 
     def _how_apart(self, one: str, other: str) -> str:
         hint = "change one of them"
-        if any({one, other} <= {*node.networks} for node in self.t.nodes.values()):
+        links = [name for name in (one, other) if self.t.networks[name].link >= 0]
+        if not links and any({one, other} <= {*node.networks} for node in self.t.nodes.values()):
             hint += (
                 ": each network is a segment of its own. Several ports on one segment are a list: "
                 "NETWORK: [ADDRESS, ADDRESS]"
@@ -225,6 +226,8 @@ class Networks(Look):
                         at = self.value(*path)
                     seen = f"{port.name!r}, {taken[port.name]}"
                     hint = "rename it: {address: ADDRESS, name: NAME}"
+                    if port.peer:
+                        hint = f"give this end another name: {node.name}:NAME"
                     self.add(at, f"each interface name once on {node.name}", seen, hint)
                 else:
                     taken[port.name] = "used before"
@@ -252,8 +255,12 @@ class Networks(Look):
             roles = [r for r in node.roles if (role := role_of(r)) is None or role.networked]
             if roles and not node.addresses and not self.unsure(node.name, "networks"):
                 wanted = f"a network for a node with the role {roles[0]}"
-                hint = "add networks: {NAME: ADDRESS}"
-                self.add(self.key("nodes", node.name), wanted, "none", hint)
+                seen, hint = "none", "add networks: {NAME: ADDRESS}"
+                if node.ports:
+                    wanted = f"an IPv4 address of a node with the role {roles[0]}"
+                    seen = ", ".join(map(str, node.addresses6)) or "ports without an address"
+                    hint = "give one of its networks or links a subnet, and the node an address"
+                self.add(self.key("nodes", node.name), wanted, seen, hint)
 
     def providers_share_a_fabric(self) -> None:
         makers = {n: self.t.provider_of(n) for n in self.t.nodes if not self.unsure(n, "provider")}
