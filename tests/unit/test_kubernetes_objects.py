@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -69,6 +70,47 @@ def written(folder: Path, section: str, **files: str) -> Topology:
 
 def resource(kind: str, name: str, *, namespaced: bool) -> dict[str, Any]:
     return {"kind": kind, "name": name, "namespaced": namespaced}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("2024-01-01", "2024-01-01"),
+        ("12:30:45", "12:30:45"),
+        ("1:30.5", "1:30.5"),
+        ("=", "="),
+        ("0644", 0o644),
+        ("yes", True),
+        ("{2: a, true: b, null: c}", {"2": "a", "true": "b", "null": "c"}),
+    ],
+)
+def test_yaml_is_read_as_kubectl_does(tmp_path: Path, text: str, value: object) -> None:
+    one = f"{{apiVersion: v1, kind: ConfigMap, metadata: {{name: a}}, data: {{x: {text}}}}}"
+    (document,) = objects.read(written(tmp_path, "apply: one.yaml", one=one))
+    assert document.body["data"]["x"] == value
+    json.dumps(document.body, sort_keys=True)
+
+
+@pytest.mark.parametrize("text", ["!!set {a, b}", "&a [*a]"])
+def test_a_value_that_json_does_not_have_is_refused(tmp_path: Path, text: str) -> None:
+    one = f"{{apiVersion: v1, kind: ConfigMap, metadata: {{name: a}}, data: {text}}}"
+    topology = written(tmp_path, "apply: one.yaml", one=one)
+    with pytest.raises(TopologyError):
+        objects.read(topology)
+
+
+def test_a_missing_file_is_found_with_its_place(tmp_path: Path) -> None:
+    with pytest.raises(TopologyError) as caught:
+        written(tmp_path, "apply: [web.yaml, none.yaml]", web=WEB)
+    (problem,) = caught.value.problems
+    assert (problem.line, "none.yaml" in problem.seen) == (4, True)
+
+
+@pytest.mark.parametrize(("value", "hint"), [("yes", '"yes"'), ("[a]", "a,b"), ("", "its value")])
+def test_a_flag_that_is_no_text_has_a_hint(tmp_path: Path, value: str, hint: str) -> None:
+    with pytest.raises(TopologyError) as caught:
+        written(tmp_path, f"arguments: {{kubelet: {{v: {value}}}}}")
+    assert hint in caught.value.problems[0].hint
 
 
 class FakeApi:
@@ -217,7 +259,8 @@ def test_an_invalid_document_has_its_place(
 
 
 def test_a_missing_file_ends_up_before_anything_is_created(tmp_path: Path, bench: Bench) -> None:
-    topology = written(tmp_path, "apply: [none.yaml]")
+    topology = written(tmp_path, "apply: [none.yaml]", none=WEB)
+    (tmp_path / "none.yaml").unlink()
     with pytest.raises(TopologyError, match=r"none\.yaml"):
         ROLES["kubernetes"].fetch(bench.store, topology)
 

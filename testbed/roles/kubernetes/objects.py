@@ -6,7 +6,9 @@ files, so that a custom resource can follow its definition, and a Pod its namesp
 
 from __future__ import annotations
 
+import functools
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -62,7 +64,7 @@ def _file(topology: Topology, name: str) -> list[Document]:
     import yaml
 
     problems = Problems(name)
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    loader = _loader()
     found: list[Document] = []
     number = 0
     try:
@@ -71,14 +73,14 @@ def _file(topology: Topology, name: str) -> list[Document]:
             node: Any = reader.get_node()
             number += 1
             with problems.within(f"document {number}"):
-                body, line = reader.construct_document(node), node.start_mark.line + 1
+                body, line = _json(reader.construct_document(node)), node.start_mark.line + 1
                 where = f"{name}, document {number}"
                 found += [Document(where, one) for one in _objects(body, line, problems)]
     except OSError as error:
         seen = (error.strerror or "an error").lower()
         hint = "correct `apply` in the section kubernetes: a path beside the topology file"
         problems.add_at(0, 0, "a readable file", seen, hint)
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         line, column = (mark.line + 1, mark.column + 1) if mark else (0, 0)
         seen = getattr(error, "problem", None) or str(error)
@@ -86,6 +88,49 @@ def _file(topology: Topology, name: str) -> list[Document]:
     if problems:
         raise problems.error()
     return found
+
+
+@functools.cache
+def _loader() -> Any:
+    """Return a class that reads YAML as kubectl does: without dates, and numbers to base 60."""
+    import yaml
+
+    class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+        pass
+
+    number = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
+    left_out = "tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:value"
+
+    class Plain:
+        """A resolver's expression for text without a colon."""
+
+        def __init__(self, form: re.Pattern[str]) -> None:
+            self._form = form
+
+        def match(self, text: str) -> re.Match[str] | None:
+            return None if ":" in text else self._form.match(text)
+
+    Loader.yaml_implicit_resolvers = {
+        first: [(tag, Plain(form) if tag in number else form) for tag, form in forms
+                if tag not in left_out]
+        for first, forms in Loader.yaml_implicit_resolvers.items()
+    }  # fmt: skip
+    return Loader
+
+
+def _json(value: Any) -> Any:
+    """Return a value of YAML as JSON has it, where all keys are text.  Raises ValueError."""
+    if isinstance(value, dict):
+        return {_key(name): _json(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_json(one) for one in value]
+    if value is None or isinstance(value, (str, int, float)):
+        return value
+    raise ValueError(f"a value of the type {type(value).__name__}, which JSON does not have")
+
+
+def _key(name: Any) -> str:
+    return name if isinstance(name, str) else json.dumps(_json(name))
 
 
 def _objects(body: Any, line: int, problems: Problems) -> Iterator[Object]:

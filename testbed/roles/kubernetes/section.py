@@ -25,8 +25,8 @@ from testbed.topology.shapes import (
     Choice,
     Choices,
     Data,
-    FilePath,
     Items,
+    Paths,
     Shape,
     Subnet,
     by_node,
@@ -79,8 +79,10 @@ class Flags(Shape[Mapping[str, str]]):
             elif isinstance(value, tree.Scalar) and value.value is not None and not value.surprise:
                 out[name] = value.text
             elif not isinstance(value, tree.Broken):
-                wanted, hint = "text, a number, true or false", "write a list as text: a,b"
-                read.problems.add(value, wanted, describe(value), hint)
+                hint = "write a list as text: a,b"
+                if isinstance(value, tree.Scalar):
+                    hint = f'quote it: "{value.text}"' if value.surprise else "write its value"
+                read.problems.add(value, "text, a number, true or false", describe(value), hint)
         return out if found else None
 
     def plain(self, value: Mapping[str, str]) -> dict[str, str]:
@@ -208,9 +210,9 @@ class KubernetesSection(Section):
         default=NO_CONFIGURATION,
     )
     apply: tuple[str, ...] = key(
-        Items(FilePath(), "a list of files", unique=True),
-        "Files with objects of the API, beside this file. `up` applies them in this order, "
-        "changes them with the files, and deletes those that the files no longer have.",
+        Paths("the path of a file with objects of the API"),
+        "File, or several, with objects of the API, beside this file. `up` applies them in this "
+        "order, changes them with the files, and deletes those that the files no longer have.",
         default=(),
     )
 
