@@ -69,7 +69,9 @@ class Reader:
         for name in required:
             if name not in found.entries:
                 about = known[name].description
-                hint = f"add it: {about[0].lower()}{about[1:].rstrip('.')}"
+                # The first word may be an abbreviation, such as AS.
+                first = about[0] if about[1:2].isupper() else about[0].lower()
+                hint = f"add it: {first}{about[1:].rstrip('.')}"
                 self.problems.add(found, f"the key {name!r}", "none", hint)
         return found
 

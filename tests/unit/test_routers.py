@@ -254,6 +254,12 @@ def test_routers_forward_packets() -> None:
     assert not topology.nodes["r2"].forwards
 
 
+def test_an_abbreviation_keeps_its_capitals_in_a_hint() -> None:
+    with pytest.raises(TopologyError) as caught:
+        lab_with("{bgp: {neighbors: []}}")
+    assert "AS number" in caught.value.problems[0].hint
+
+
 BAD: dict[str, tuple[str, str]] = {
     "missing file": ("{config: no.conf}", "no.conf"),
     "a folder": ("{config: .}", "readable text"),
