@@ -48,7 +48,7 @@ nodes:
   cliente1:
     networks: {red1: 10.0.0.101}
     routes: [default via 10.0.0.1]
-    binds: [FOLDER:/srv/data, FOLDER:/srv/same:ro]
+    binds: [FOLDER:/srv/data, FOLDER:/srv/same:ro, MANY]
   world:
     networks: {outer: 192.168.122.1}
     env: {PORT: "8000"}
@@ -96,7 +96,8 @@ FOLDER = Path(tempfile.gettempdir()) / f"testbed-say-{os.getpid()}"  # of the us
 
 
 def topology(text: str = TEXT) -> Topology:
-    found = load_text(text.replace("FOLDER", str(FOLDER)), "say-nodes.yaml")
+    many = ", ".join(f"{FOLDER}:/srv/many{number}:ro" for number in range(70))
+    found = load_text(text.replace("FOLDER", str(FOLDER)).replace("MANY", many), "say-nodes.yaml")
     return replace(found, file="/say/nodes.yaml")
 
 
@@ -225,7 +226,7 @@ def test_services_of_the_file_are_kept(lab: Lab) -> None:
 def test_a_folder_of_the_user_changes_as_far_as_the_node_may(lab: Lab, users: Path) -> None:
     node = lab.node("cliente1")
     assert sorted(path.name for path in users.iterdir()) == ["one"], "nothing by testbed itself"
-    assert node.get("/srv/same/one") == b"1"
+    assert node.get("/srv/same/one") == node.get("/srv/many69/one") == b"1"
     assert "Read-only" in node.run(["touch", "/srv/same/two"], check=False).stderr
     node.run(["sh", "-c", "echo 2 > /srv/data/two"])
     assert (users / "two").read_text() == "2\n"

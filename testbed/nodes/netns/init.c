@@ -446,13 +446,15 @@ static int lowers(char *text, size_t size, const char *path, const char *machine
     size_t used = 0;
     int count = 0;
     for (int i = 0; i < layer_count; i++) {
-        char folder[PATH_MAX];
+        char folder[PATH_MAX + sizeof LAYERS + 16];
         snprintf(folder, sizeof folder, LAYERS "/%d%s", i, path);
         if (stat(folder, &st) || !S_ISDIR(st.st_mode)) continue;
         used += snprintf(text + used, size - used, "%s:", folder);
+        if (used >= size) break; /* snprintf returns what it would have written */
         count++;
     }
-    snprintf(text + used, size - used, "%s", machine);
+    if (used < size) used += snprintf(text + used, size - used, "%s", machine);
+    if (used >= size) errno = ENAMETOOLONG, die("layers of %s", path);
     return count;
 }
 
@@ -471,15 +473,14 @@ static void show_layers(void) {
 /* ------------------------------------------------------------------ binds */
 
 #define BINDS "/run/testbed/bind"
-#define MAX_BINDS 64
-static struct bind { int tree, read_only; } binds[MAX_BINDS];
+static struct bind { int tree, read_only; } *binds;
 static int bind_count;
 
 static void find_binds(int argc, char **argv) {
+    if (!(binds = calloc(argc, sizeof *binds))) die("calloc");
     for (int i = 6; i + 1 < argc; i += 2) {
         int read_only = !strcmp(argv[i], "bind-ro");
         if (!read_only && strcmp(argv[i], "bind")) continue;
-        if (bind_count == MAX_BINDS) errno = E2BIG, die("bind %s", argv[i + 1]);
         int tree = syscall(NR_OPEN_TREE, AT_FDCWD, argv[i + 1], TREE_CLONE | O_CLOEXEC | AT_RECURSIVE);
         if (tree < 0) die("open_tree %s", argv[i + 1]);
         binds[bind_count++] = (struct bind){tree, read_only};
@@ -501,6 +502,7 @@ static void keep_binds(void) {
             die("mount_setattr %s", path);
         close(binds[i].tree);
     }
+    free(binds);
 }
 
 /* ------------------------------------------------------------------ programs of the node's own */
