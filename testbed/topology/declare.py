@@ -273,6 +273,7 @@ class Keys(Mapping[str, Key]):
         self._order: list[str] = []
         self.roles = ""  #: the attribute of roles with more keys
         self.elsewhere = kind.elsewhere
+        self.required: list[str] = []
         for field in dataclasses.fields(cast("Any", kind)):
             missing = dataclasses.MISSING
             if field.default is missing and field.default_factory is missing:
@@ -283,14 +284,12 @@ class Keys(Mapping[str, Key]):
             elif found := field.metadata.get(_KEY):
                 name, key = found[0] or field.name, found[1]
                 self.own[name] = key
+                if key.required:
+                    self.required.append(name)
                 self.fields[name] = field.name
                 self._order.append(name)
                 if field.default is not dataclasses.MISSING:
                     self.defaults[name] = field.default
-
-    @property
-    def required(self) -> Iterable[str]:
-        return (name for name, key in self.own.items() if key.required)
 
     def __getitem__(self, name: str) -> Key:
         if name in self.own:
@@ -335,8 +334,10 @@ def read_block(draft: Draft, kind: type[P], body: tree.Mapping, **given: Any) ->
     keys = keys_of(kind)
     draft.read.mapping(body, keys)
     for name, key in keys.own.items():
-        at = body.get(name)
-        if at is not None and (value := _value(draft, key.shape, at)) is not None:
+        if name not in body.entries:
+            continue
+        at = body.entries[name].value
+        if (value := _value(draft, key.shape, at)) is not None:
             given[keys.fields[name]] = value
     before, draft.body = draft.body, body
     try:

@@ -776,13 +776,10 @@ def _completed(node: Node, networks: Mapping[str, Network]) -> Node:
     """Return a node whose ports have what their networks say."""
     if not node.ports:
         return node
-    ports = []
-    for index, port in enumerate(node.ports):
-        network = networks.get(port.network)
-        subnets = (network.subnet, network.subnet6) if network else (None, None)
-        mtu, shaping = (network.mtu, network.shaping) if network else (None, ())
-        one = port.completed(node.name, index, *subnets, mtu)
-        ports.append(replace(one, shaping=shaping))
+    ports = [
+        port.completed(node.name, index, networks.get(port.network))
+        for index, port in enumerate(node.ports)
+    ]
     return replace(node, ports=tuple(ports))
 
 

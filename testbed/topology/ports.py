@@ -40,6 +40,7 @@ from testbed.topology.shapes import (
 if TYPE_CHECKING:
     from testbed.faults.model import Fault
     from testbed.topology.declare import Draft
+    from testbed.topology.model import Network
     from testbed.topology.read import Reader
     from testbed.topology.tree import Tree
 
@@ -151,19 +152,13 @@ class Port:
             return (b"\x02\x54" + self.address.packed).hex(":")
         return (b"\x02\x55" + sha256(f"{self.node}.{self.index}".encode()).digest()[:4]).hex(":")
 
-    def completed(
-        self,
-        node: str,
-        index: int,
-        subnet: IPv4Network | None,
-        subnet6: IPv6Network | None,
-        mtu: int | None,
-    ) -> Port:
-        """Return the port of a node, with what its network says; a subnet may be unknown.
+    def completed(self, node: str, index: int, network: Network | None) -> Port:
+        """Return the port of a node, with what its network says; it may be unknown.
 
         On a network with both subnets, a port with an IPv4 address alone has the IPv6 address of
         the same host number, if the subnet is large enough.
         """
+        subnet, subnet6 = (network.subnet, network.subnet6) if network else (None, None)
         four, six = [], []
         for one in self.given:
             if isinstance(one, IPv4Address):
@@ -176,14 +171,15 @@ class Port:
             number = int(four[0].ip) - int(subnet.network_address)
             if number < subnet6.num_addresses:
                 six.append(IPv6Interface((subnet6[number], subnet6.prefixlen)))
-        own = mtu if self.own_mtu is None else self.own_mtu
+        mtu = network.mtu if network and self.own_mtu is None else self.own_mtu
         return replace(
             self,
             node=node,
             index=index,
             interfaces=tuple(four),
             interfaces6=tuple(six),
-            mtu=own,
+            mtu=mtu,
+            shaping=network.shaping if network else (),
         )
 
 

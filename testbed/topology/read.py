@@ -61,12 +61,11 @@ class Reader:
 
         Keys that begin with ``x-`` are ignored (compose-spec, 11-extension.md).
         """
-        required = list(known.required)
-        found = self.table(at, wanted, empty=not required)
+        found = self.table(at, wanted, empty=not known.required)
         if found is None:
             return None
         self.known_only(found, known, hints=known.elsewhere)
-        for name in required:
+        for name in known.required:
             if name not in found.entries:
                 about = known[name].description
                 # The first word may be an abbreviation, such as AS.

@@ -118,14 +118,15 @@ class FlannelChecks(Look):
 
     def public_addresses(self) -> None:
         flannel = FlannelSection.find(self.t)
-        if flannel is None:
+        names = tree.keys_at(self.root, ROLE, "public-ip")
+        if flannel is None or not names:
             return
         taken = {
             self.t.address(node.name): node.name
             for node in self.t.with_role(ROLE)
             if node.addresses and node.name not in flannel.public_ip
         }
-        for name in tree.keys_at(self.root, ROLE, "public-ip"):
+        for name in names:
             path = (ROLE, "public-ip", name)
             if self.on_flannel_node(name, path) and name in flannel.public_ip:
                 address = flannel.public_ip[name]

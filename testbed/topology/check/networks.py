@@ -312,11 +312,13 @@ class Networks(Look):
 
     def providers_have_the_mtu(self) -> None:
         for port in self.ports():
+            if port.mtu is None:
+                continue
             try:
                 most = registry.PROVIDERS[self.t.provider_of(port.node)].mtu_max
             except MachineError:  # told when the lab is to be created
                 continue
-            if most is None or port.mtu is None or port.mtu <= most:
+            if most is None or port.mtu <= most:
                 continue
             at, maker = self._mtu(port), self.t.provider_of(port.node)
             wanted = f"at most {most} bytes, as {port.node} is a node by {maker}"

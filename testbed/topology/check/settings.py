@@ -74,7 +74,7 @@ class Settings(Look):
 
     def routes(self) -> None:
         for node in self.t.nodes.values():
-            if self.unsure(node.name, "networks") or self.bad("networks"):
+            if not node.routes or self.unsure(node.name, "networks") or self.bad("networks"):
                 continue
             kept: dict[object, str] = {}
             for index, route in enumerate(node.routes):
@@ -209,6 +209,8 @@ class Settings(Look):
 
     def services(self) -> None:
         for node in self.t.nodes.values():
+            if not node.services:
+                continue
             taken = {
                 name: role.name
                 for role in filter(None, map(role_of, node.roles))
