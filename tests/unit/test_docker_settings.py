@@ -23,8 +23,10 @@ from testbed.nodes.fake import Answer, FakeNode
 from testbed.registry import ROLES
 from testbed.roles.docker import daemon, validate
 from testbed.roles.docker.checks import OF_OVERLAY
+from testbed.roles.docker.daemon import WRITTEN
 from testbed.roles.docker.daemon_json import OWNED, remapped
 from testbed.roles.docker.section import daemon_of, engine_of, firewall_of
+from testbed.roles.docker.swarm import MEMBER
 from testbed.suites import helpers
 from testbed.testing.fakes import FakeStore
 from testbed.topology import Overrides, load, load_data, load_text, vary
@@ -322,6 +324,17 @@ def test_what_somebody_wrote_into_the_file_stays_while_the_topology_is_the_same(
     assert "daemon.json" not in words
     assert config == {"icc": True}
     assert change(bench, "{icc: false, ip-forward: false}")[1]["icc"] is False
+
+
+def test_a_daemon_without_settings_costs_no_mark(bench: Bench) -> None:
+    change(bench, "{}")
+    asked = [call.words for call in bench.provider.calls if call.what in ("get", "put")]
+    assert not [path for (path, *_) in asked if path.endswith((WRITTEN, MEMBER)) and path != CONFIG]
+    node = bench.provider.nodes("t")["n1"]
+    node.put(b'{"icc": true}', CONFIG)
+    assert change(bench, "{}")[1] == {"icc": True}
+    assert change(bench, "{ip-forward: false}")[1]["ip-forward"] is False
+    assert "restarted" in change(bench, "{}")[0]
 
 
 def test_a_level_of_the_log_is_said_once(bench: Bench, started: list[tuple[str, Service]]) -> None:

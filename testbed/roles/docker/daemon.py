@@ -288,21 +288,22 @@ def _start(context: Context, node: str) -> tuple[str, bool]:
     release, filters = engine_of(topology, node), firewall_of(topology, node)
     version = version_of(context.store, machine, release)
     number = parse_version(version)
-    config = daemon_config(topology, node, number)
+    config, given = daemon_config(topology, node, number), daemon_of(topology, node)
     if user := remapped(config):
         add_user(machine, user)
         if machine.shares_kernel:
             machine.run(["sh", "-c", WHOLE_PROC])
-    how = ""
+    how, is_member = "", False
     if SERVICE not in (services := machine.services()):  # its data root does not exist yet
-        _write(machine, config)
+        _write(machine, config, is_marked=bool(given))
         machine.put(CONTAINERD_CONFIG.encode(), CONTAINERD_FILE)
         images.install_seed(context, machine, version)
         add_group(machine, GROUP)
         if not machine.has_system:
             note_packages(machine, context.store.packages(*PARTS[release]))
     else:
-        how = _change(machine, services[SERVICE], config)
+        how = _change(machine, services[SERVICE], config, given)
+        is_member = bool(marked(machine, MEMBER))
     firewall.choose(machine, filters)
     if filters == "nftables":
         # With nftables the daemon requires forwarding and does not turn it on itself.
@@ -327,7 +328,7 @@ def _start(context: Context, node: str) -> tuple[str, bool]:
         except ServiceError as error:
             _point_at_settings(error, topology, node)
             raise
-    if not DockerSection.of(topology).swarm and marked(machine, MEMBER):
+    if is_member and not DockerSection.of(topology).swarm:
         from testbed.roles.docker import swarm
 
         swarm.leave(machine)
@@ -336,20 +337,27 @@ def _start(context: Context, node: str) -> tuple[str, bool]:
     return f"dockerd {version}, {bridge}{how}", changed
 
 
-def _write(machine: Node, config: Mapping[str, Any]) -> None:
+def _write(machine: Node, config: Mapping[str, Any], *, is_marked: bool = True) -> None:
+    """Write daemon.json; without settings of the topology no mark is needed."""
     text = json.dumps(config, indent=1)
     machine.put(text.encode(), CONFIG)
-    mark(machine, WRITTEN, text)
+    if is_marked:
+        mark(machine, WRITTEN, text)
 
 
-def _change(machine: Node, daemon: ServiceState, config: Mapping[str, Any]) -> str:
+def _change(
+    machine: Node, daemon: ServiceState, config: Mapping[str, Any], given: Mapping[str, Any]
+) -> str:
     """Give a node's daemon other settings; return how, in words, or an empty text.
 
-    What somebody has changed in the file stays until the topology's settings change. The daemon
-    is stopped if it has to be started to read them.
+    What somebody has changed in the file stays until the topology's settings, ``given``, change.
+    The daemon is stopped if it has to be started to read them.
     """
+    written = marked(machine, WRITTEN)
+    if written is None and not given:
+        return ""
     try:
-        before = json.loads(marked(machine, WRITTEN) or machine.get(CONFIG))
+        before = json.loads(written or machine.get(CONFIG))
     except (FileNotFoundError, ValueError):
         before = {}
     keys = (name for name in {**before, **config} if before.get(name) != config.get(name))
