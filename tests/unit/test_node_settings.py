@@ -521,6 +521,7 @@ def test_a_node_that_refuses_a_file(bench: Bench, folder: Path) -> None:
         ("/etc/a: {content: x, mode: 0888}", "0644"),
         ("/etc/a: {content: x, mode: rw}", "0644"),
         ("/etc/a: {content: x, owner: 'a b'}", "USER"),
+        ("/etc/a: {content: x}, /etc/a/b/c: app.conf", "/etc/a is a file"),
         ("/etc/a: [x]", "text"),
         ("/etc/a: {contents: x, file: app.conf}", "content"),
     ],

@@ -155,6 +155,12 @@ class Settings(Look):
                 if file.source is not None:
                     at = self.value("nodes", node.name, "files", target)
                     self._is_there(at, file.source)
+                above = (str(one) for one in pathlib.PurePosixPath(target).parents)
+                parent = next((path for path in above if path in node.files), "")
+                if parent and node.files[parent].content is not None:
+                    wanted = "a path that is not below a file"
+                    hint = f"{parent} is a file, too; choose another path for one of them"
+                    self.add(self.key("nodes", node.name, "files", target), wanted, target, hint)
 
     def _is_there(self, at: Tree, source: str) -> None:
         if not self.root.line:
