@@ -132,10 +132,6 @@ def place(lab: LiveLab, where: str) -> tuple[Node, LiveContainer | None]:
         if name in labs(make_settings()):
             command = click.get_current_context().info_name
             error.hint = f"{name} is a lab: `testbed {command} -l {name} NODE ...`"
-        record = make_settings().state.read(lab.name)
-        if record is not None and name in record.stopped:
-            error.message = f"node {name} of lab {lab.name} was stopped by hand"
-            error.hint = f"`testbed start -l {lab.name} {name}` starts it"
         raise
     return node, lab.container(container, node=name) if slash else None
 

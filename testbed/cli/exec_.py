@@ -49,6 +49,8 @@ class Exec(common.RunsCommand):
         own, rest = self.split(ctx, args)
         if "--all" not in own:
             return super().parse_args(ctx, args)
+        if not rest and not ctx.resilient_parsing and not {*own} & {*ctx.help_option_names}:
+            raise UsageError("missing COMMAND", hint="with --all, all words are the command")
         return click.Command.parse_args(self, ctx, [*(word for word in own if word != "--"),
                                                     "--", *rest])  # fmt: skip
 

@@ -481,7 +481,8 @@ class Lab:
         topology = self.topology()
         provider = self.settings.makers(topology)
         nodes = provider.nodes(self.name)
-        return Context(topology, provider, self.settings.store, nodes)
+        left = frozenset(self.record().stopped)
+        return Context(topology, provider, self.settings.store, nodes, left=left)
 
     def node(self, name: str) -> Node:
         """Return a running node.  Raises NoSuchLab, NoSuchNode."""

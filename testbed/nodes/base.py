@@ -227,6 +227,15 @@ def is_stopped(node: str, lab: str) -> NodeNotRunning:
     )
 
 
+def is_stopped_by_hand(node: str, lab: str) -> NodeNotRunning:
+    """Return the error for a request to a node that `testbed stop` has removed."""
+    return NodeNotRunning(
+        f"node {node} of lab {lab} was stopped by hand",
+        name=node,
+        hint=f"`testbed start -l {lab} {node}` starts it",
+    )
+
+
 def no_service(service: str, node: str, known: Iterable[str]) -> NoSuchService:
     """Return the error for a service that a node does not have."""
     names = sorted(known)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from testbed.errors import LabError, NoSuchNode
-from testbed.nodes.base import has_ended
+from testbed.nodes.base import has_ended, is_stopped_by_hand
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -77,7 +77,7 @@ class Context:
     batches: Mapping[str, Batch] = field(default_factory=dict)
     waits: dict[str, str] = field(default_factory=dict)
     given_up: threading.Event = field(default_factory=threading.Event)
-    #: What was stopped by hand and stays so in this run: NODE, NODE/SERVICE or NODE/CONTAINER.
+    #: What was stopped by hand and stays so: NODE, NODE/SERVICE or NODE/CONTAINER.
     left: frozenset[str] = frozenset()
     step: str = ""  #: the step that uses this context
 
@@ -117,6 +117,8 @@ class Context:
         try:
             return self.nodes[name]
         except KeyError:
+            if name in self.left:
+                raise is_stopped_by_hand(name, self.lab) from None
             words = self.provider.ended(self.lab).get(name)
             if words is not None or name in self.topology.nodes:
                 attached = bool(self.topology.attached)

@@ -226,3 +226,22 @@ def test_running_containers_are_found_without_their_daemon(
 ) -> None:
     runs(monkeypatch, "web")
     assert "because of this" not in hands("stop", "a/dockerd").out
+
+
+@pytest.mark.parametrize(
+    ("argv", "status"),
+    [
+        (["exec", "b", "id"], 4),
+        (["exec", "--all", "id"], 4),
+        (["logs", "b"], 4),
+        (["start", "b/any"], 4),
+        (["cp", "b:/etc/hosts", "./x"], 4),
+    ],
+)
+def test_of_a_stopped_node_each_command_tells_how_to_start_it(
+    argv: list[str], status: int, hands: Hands
+) -> None:
+    assert hands("stop", "b").status == 0
+    said = hands(*argv)
+    assert said.status == status
+    assert "`testbed start -l plain b`" in said.err
