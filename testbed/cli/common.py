@@ -480,12 +480,9 @@ def complete_parts(ctx: click.Context, param: Any, incomplete: str) -> list[str]
 
 
 def services_of(topology: Topology) -> list[str]:
-    """Return the daemons of a lab's roles, as NODE/SERVICE."""
-    from testbed.registry import ROLES
+    """Return the services of a lab's roles and of its file, as NODE/SERVICE."""
+    from testbed.labs.status import expected_services
 
     return [
-        f"{node.name}/{service}"
-        for node in topology.nodes.values()
-        for role in node.roles
-        for service in ROLES[role].services_on(topology, node.name)
+        f"{node}/{name}" for node in topology.nodes for name in expected_services(topology, node)
     ]

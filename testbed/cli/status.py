@@ -96,7 +96,8 @@ def _show(node: NodeStatus, provider: str) -> None:
     name = f"{node.name:<12}"
     state = click.style(node.state, fg="green" if node.state == "up" else "red")
     by = f"  by {provider}" if provider else ""
-    click.echo(f"  {name} {state}  {', '.join(node.addresses)}{by}")
+    about = f"{', '.join(node.addresses)}{by}"
+    click.echo(f"  {name} {state}{f'  {about}' if about else ''}")
     for line in node.words.splitlines():
         click.echo(click.style(f"    {line}", dim=True))
     kinds = (
@@ -113,5 +114,6 @@ def _show(node: NodeStatus, provider: str) -> None:
 
 
 def _part(part: Part) -> str:
-    state = click.style(f"{part.state:<8}", fg="green" if part.ok else "red")
-    return f"{part.name:<16} {state} {part.detail}".rstrip()
+    state = click.style(part.state, fg="green" if part.ok else "red")
+    space = f"{'':<{8 - len(part.state)}}" if len(part.state) < 8 else ""
+    return f"{part.name:<16} {state}{f'{space} {part.detail}' if part.detail else ''}"

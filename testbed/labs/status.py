@@ -265,17 +265,18 @@ def _settings(topology: Topology, node: str, seen: Seen) -> list[Part]:
     return parts
 
 
-def _services(context: Context, node: Node) -> list[Part]:
+def expected_services(topology: Topology, node: str) -> list[str]:
+    """Return the services of a node: those of its roles, and its own of the file."""
     from testbed.registry import ROLES
 
+    spec = topology.nodes[node]
+    of_roles = (name for role in spec.roles for name in ROLES[role].services_on(topology, node))
+    return [*of_roles, *spec.services]
+
+
+def _services(context: Context, node: Node) -> list[Part]:
     found = node.services()
-    roles = context.topology.nodes[node.name].roles
-    expected = [
-        service
-        for role in roles
-        for service in ROLES[role].services_on(context.topology, node.name)
-    ]
-    expected += context.topology.nodes[node.name].services
+    expected = expected_services(context.topology, node.name)
     if any(one.state == "dead" for name, one in found.items() if name not in expected):
         gone = program_steps.removed(node)  # a service that has been started stays in the list
         found = {name: one for name, one in found.items() if name not in gone}

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from testbed.errors import NoSuchService, TestbedError, UsageError
 from testbed.labs.run import Watch
+from testbed.labs.status import expected_services
 from testbed.registry import ROLES
 from testbed.spelling import counted, nearest
 
@@ -155,7 +156,10 @@ class Stopping:
             raise UsageError(
                 f"{text} is no node of the topology", hint="a target is NODE or NODE/NAME"
             )
-        services = [*machine.services(), *_expected(context, node)]
+        expected = (
+            expected_services(context.topology, node) if node in context.topology.nodes else ()
+        )
+        services = [*machine.services(), *expected]
         if name in services:
             return _Target(text, "service", node, name, machine)
         known: list[str] = []
@@ -243,12 +247,6 @@ class Stopping:
         stopped = sorted({*record.stopped, *add} - {*remove})
         if stopped != record.stopped:
             self._lab.settings.state.write(replace(record, stopped=stopped))
-
-
-def _expected(context: Context, node: str) -> list[str]:
-    spec = context.topology.nodes.get(node)
-    roles = () if spec is None else spec.roles
-    return [name for role in roles for name in ROLES[role].services_on(context.topology, node)]
 
 
 def _running(context: Context, target: _Target) -> list[str]:

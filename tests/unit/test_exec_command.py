@@ -107,6 +107,12 @@ def test_wrong_use(argv: list[str], hands: Hands) -> None:
     assert hands.ran() == []
 
 
+def test_without_a_command_for_all_the_command_is_missing(hands: Hands) -> None:
+    said = hands("exec", "--all")
+    assert "COMMAND" in said.err
+    assert "NODE[" not in said.err
+
+
 # -- on every node --------------------------------------------------------------------
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+import click
 import pytest
-from hands import FakeControl, Hands, runs
+from hands import PLAIN, FakeControl, Hands, runs
 
+from testbed.cli import common
 from testbed.errors import LabError
 from testbed.faults.force import Faults
 from testbed.labs.lab import Lab
@@ -245,3 +247,23 @@ def test_of_a_stopped_node_each_command_tells_how_to_start_it(
     said = hands(*argv)
     assert said.status == status
     assert "`testbed start -l plain b`" in said.err
+
+
+def test_parts_of_the_file_complete(hands: Hands, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("testbed.settings.settings", lambda: hands.bench.settings)
+    own = "{networks: {lan: 10.168.0.3}, services: {echo: {command: [sleep, inf]}}}"
+    hands.bench.provider.destroy("plain")
+    hands.up(PLAIN.replace("{networks: {lan: 10.168.0.3}}", own))
+    context = click.Context(click.Command("stop"))
+    context.params["lab_name"] = "plain"
+    assert common.complete_parts(context, None, "b") == ["b", "b/echo"]
+    assert common.complete_parts(context, None, "a/") == ["a/web", "a/containerd", "a/dockerd"]
+
+
+def test_status_has_no_blanks_at_the_ends_of_lines(hands: Hands) -> None:
+    hands.bench.provider.destroy("plain")
+    hands.up(PLAIN.replace("0.3}", "0.3}, files: {/etc/x: {content: x}}"))
+    assert hands("stop", "a").status == 0
+    lines = hands("status").out.splitlines()
+    assert any("/etc/x" in line for line in lines)
+    assert lines == [line.rstrip() for line in lines]
