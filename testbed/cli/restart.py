@@ -31,26 +31,29 @@ a daemon that keeps its process.
 """
 
 
-def options(function: F) -> F:
-    """Add the options and the argument of the three commands."""
-    grace = click.option(
+def grace_option(function: F) -> F:
+    return click.option(
         "--grace", type=click.FloatRange(0, 86400), metavar="SECONDS", default=10.0,
         show_default=True, help="Time to end after SIGTERM, before SIGKILL.",
-    )  # fmt: skip
+    )(function)  # fmt: skip
+
+
+def options(function: F) -> F:
+    """Add the options and the argument of the three commands."""
     targets = click.argument(
         "targets", nargs=-1, required=True, metavar="NODE[/SERVICE|/CONTAINER]...",
         shell_complete=common.complete_parts,
     )  # fmt: skip
-    return common.lab_option(grace(common.json_option(targets(function))))
+    return common.lab_option(common.json_option(targets(function)))
 
 
 def act(
     verb: str,
     lab_name: str | None,
     targets: tuple[str, ...],
-    grace: float,
     *,
     as_json: bool,
+    **options: float,
 ) -> None:
     """Do the same with each target, in order, and say what was done."""
     need_root(f"`testbed {verb}`")
@@ -65,7 +68,7 @@ def act(
         if not as_json:
             click.echo(f"{click.style(target, bold=True)}: {line}")
 
-    doing: Stopping = Stopping(lab, watch, grace=grace, tell=say)
+    doing: Stopping = Stopping(lab, watch, tell=say, **options)
     does: Callable[[str], Act] = getattr(doing, verb)
     done = []
     for target in dict.fromkeys(targets):
@@ -90,6 +93,7 @@ def _show(act: Act, verb: str, lab: str) -> None:
 
 @click.command("restart", help=HELP)
 @options
+@grace_option
 def command(lab_name: str | None, targets: tuple[str, ...], grace: float, as_json: bool) -> None:
     """See HELP."""
-    act("restart", lab_name, targets, grace, as_json=as_json)
+    act("restart", lab_name, targets, as_json=as_json, grace=grace)

@@ -20,6 +20,6 @@ What was frozen by `testbed fault stop` continues after `testbed fault heal`.
 
 @click.command("start", help=HELP)
 @options
-def command(lab_name: str | None, targets: tuple[str, ...], grace: float, as_json: bool) -> None:
+def command(lab_name: str | None, targets: tuple[str, ...], as_json: bool) -> None:
     """See HELP."""
-    act("start", lab_name, targets, grace, as_json=as_json)
+    act("start", lab_name, targets, as_json=as_json)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from testbed.cli.restart import act, options
+from testbed.cli.restart import act, grace_option, options
 
 HELP = """Stop nodes, services or containers, gracefully.
 
@@ -23,6 +23,7 @@ state and connections and continue later. `testbed fault kill` kills at once.
 
 @click.command("stop", help=HELP)
 @options
+@grace_option
 def command(lab_name: str | None, targets: tuple[str, ...], grace: float, as_json: bool) -> None:
     """See HELP."""
-    act("stop", lab_name, targets, grace, as_json=as_json)
+    act("stop", lab_name, targets, as_json=as_json, grace=grace)

@@ -293,6 +293,11 @@ class _Pull:
                     into.parent, archive=self._options.archive, names={name: into.name}
                 )
             self._receive(argv, unpack.all)
+            if found.kind != "folder" and unpack.devices:
+                raise LabError(
+                    f"{self._far} is a device, and none is created here",
+                    hint=f"`testbed exec {self._far.name} cat {found.path}` reads it",
+                )
 
     def _tar(self, folder: str) -> list[str]:
         """Return the command that packs names in a folder, which follow."""

@@ -40,6 +40,7 @@ class Unpacking:
         self._own = names is None  # the folder itself is in the stream, as "."
         self._top = -1
         self._late: dict[tuple[str, ...], tarfile.TarInfo] = {}
+        self.devices: list[str] = []  #: entries that were left out
 
     def all(self, stream: IO[bytes]) -> None:
         """Unpack a stream until its end.  Raises OSError, tarfile.TarError, LabError."""
@@ -122,7 +123,8 @@ class Unpacking:
                 self._own_entry(entry, place, part)
                 os.chmod(part, self._mode(entry), dir_fd=place)
             else:
-                return  # a device, which would be one of this machine
+                self.devices.append(entry.name)  # it would be one of this machine
+                return
             os.rename(part, name, src_dir_fd=place, dst_dir_fd=place)
         except BaseException:
             with contextlib.suppress(FileNotFoundError):

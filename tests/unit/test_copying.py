@@ -393,6 +393,13 @@ def test_a_device_is_left_out(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["file"]
 
 
+def test_a_device_as_the_source_is_refused(sides: Sides) -> None:
+    with pytest.raises(LabError) as refused:
+        copy("n:/dev/null", "new", lambda _: (sides.node, ""))
+    assert "exec n cat /dev/null" in (refused.value.hint or "")
+    assert list(sides.here.iterdir()) == []
+
+
 # -- the command ------------------------------------------------------------------------
 
 

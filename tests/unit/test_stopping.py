@@ -267,3 +267,9 @@ def test_status_has_no_blanks_at_the_ends_of_lines(hands: Hands) -> None:
     lines = hands("status").out.splitlines()
     assert any("/etc/x" in line for line in lines)
     assert lines == [line.rstrip() for line in lines]
+
+
+def test_only_what_stops_has_a_grace(hands: Hands) -> None:
+    said = hands("start", "a/web", "--grace", "1")
+    assert (said.status, said.out) == (2, "")
+    assert hands("restart", "a/web", "--grace", "1").status == 0
