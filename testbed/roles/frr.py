@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from testbed.errors import LabError
 from testbed.limits import Takes
 from testbed.nodes.base import Service
+from testbed.nodes.marks import mark, marked
 from testbed.roles.base import digest_of, start
 from testbed.roles.router import NEEDS, RouterRole
 from testbed.steps.step import Step, packages_step
@@ -25,6 +26,7 @@ ROLE = "frr"
 CONFIG = "/etc/frr/frr.conf"
 RUN = "/run/frr"
 STARTER = f"{RUN}/testbed-start"
+CONFIGURED = "frr"  # mark: the digest of the configuration that all daemons have accepted
 #: Starts a daemon and gives it its part of the configuration, as watchfrr.sh of FRR does. So it
 #: has it also when somebody else starts it again.
 START = f"""\
@@ -75,6 +77,8 @@ OPTIONS: Mapping[str, tuple[str, ...]] = {"zebra": ("-s", "90000000")}
 #: appendix B, MinLSInterval), and others drop what comes within 1 s (MinLSArrival).
 SOON = (" timers throttle lsa all 100", " timers lsa min-arrival 50")
 PROBLEM = r"(?m)^line (\d+): (?:% )?([^\[:\n]+)"
+#: What vtysh says of a line that a daemon refuses. The daemon's reason is lost (vtysh.c).
+REFUSED = "Failure to communicate"
 
 
 def base() -> tuple[str, ...]:
@@ -157,7 +161,8 @@ def bring_up(
     """
     digest = digest_of(text, START, OPTIONS)
     running = machine.services()
-    if all(_is_current(running.get(name), digest) for name in names):
+    current = all(_is_current(running.get(name), digest) for name in names)
+    if current and marked(machine, CONFIGURED) == digest:
         return _stop_others(machine, running, names)
     check(machine, node, text)
     _stop_others(machine, running, ())
@@ -170,6 +175,7 @@ def bring_up(
             configured(context, machine, node, text, name)
     for name in names:
         configured(context, machine, node, text, name)
+    mark(machine, CONFIGURED, digest)
     return True
 
 
@@ -214,7 +220,10 @@ def configured(context: Context, machine: Machine, node: Node, text: str, name: 
         return done.stdout if done.ok else None
 
     said = routing.wait_until(context, machine, name, look)
-    found = {int(number): what for number, what in re.findall(PROBLEM, said)}
+    found = {
+        int(number): f"not accepted by {name}" if what == REFUSED else what
+        for number, what in re.findall(PROBLEM, said)
+    }
     routing.refuse_config(ROLE, node, text, found, name)
     if "exit status" in said:
         raise LabError(f"{name} on {machine.name} refuses its configuration\n    {said.strip()}")

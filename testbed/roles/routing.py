@@ -403,6 +403,7 @@ class RoutingChecks(Look):
             self.networks_exist,
             self.timers_are_in_order,
             self.router_ids_are_known,
+            self.neighbors_are_others,
         )
 
     def routers(self) -> Iterator[tuple[Node, RouterOfNode]]:
@@ -468,6 +469,16 @@ class RoutingChecks(Look):
                 hint = "add router_id: 10.0.0.1, a number of the router's own"
                 at = self.key("nodes", node.name, self.role_name)
                 self.add(at, "a router ID for a node without an address", "none", hint)
+
+    def neighbors_are_others(self) -> None:
+        for node, router in self.routers():
+            mine = {*map(str, node.addresses)}
+            for index, one in enumerate(router.bgp.neighbors if router.bgp else ()):
+                if one.peer in mine:
+                    path = ("nodes", node.name, self.role_name, "bgp", "neighbors", index)
+                    seen = f"{one.peer}, of {node.name} itself"
+                    hint = "write the address of the router at the other end"
+                    self.add(self.value(*path), "an address of another router", seen, hint)
 
 
 def _link_words(router: RouterOfNode) -> Iterator[tuple[tuple[str | int, ...], str]]:

@@ -280,6 +280,7 @@ BAD: dict[str, tuple[str, str]] = {
     "a short hold": ("{bgp: {asn: 1, hold: 9}}", "shorter"),
     "a bad prefix": ("{bgp: {asn: 1, networks: [10.0.0.1/8]}}", "10.0.0.1/8"),
     "a bad area": ("{ospf: {area: backbone}}", "area"),
+    "itself as neighbour": ("{bgp: {asn: 1, neighbors: [10.1.0.1: 2]}}", "itself"),
     "a bad type": ("{ospf: {type: bus}}", "bus"),
 }
 
@@ -352,6 +353,20 @@ def test_a_refused_line_is_told_with_its_file_before_a_daemon_starts(
     assert "r1.conf:2:" in str(error)
     assert "networg" in str(error)
     assert not bench.provider.asked("start")
+
+
+def test_a_line_that_a_daemon_refuses_is_told_again(bench: Bench) -> None:
+    lab = Lab("routers", bench.settings)
+    lab.up(lab_with("{ospf: {}}"))
+    said = b"line 8: Failure to communicate[13] to bgpd, line:  neighbor 10.0.0.9\nexit status 13\n"
+    bench.provider.script(["sh", "-c", frr.LOOK], Answer(out=said))
+    for _ in range(2):
+        with pytest.raises(StepsFailed) as caught:
+            lab.up(lab_with("{bgp: {asn: 1}}"), replace=True)
+        assert "not accepted by" in str(caught.value.failures[0][1])
+    bench.provider.script(["sh", "-c", frr.LOOK], Answer())
+    assert lab.up(lab_with("{bgp: {asn: 1}}"), replace=True).changed
+    assert not lab.up(lab_with("{bgp: {asn: 1}}"), replace=True).changed
 
 
 def test_a_line_that_a_daemon_refuses_is_told_too(bench: Bench) -> None:
