@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -31,6 +31,11 @@ Shown are nodes that would be created, removed or created again, with the keys o
 file that are the reason, before and after; containers; values that change on a running
 node; and parts of the lab that have gone and would be restored. Nothing is changed.
 
+\b
+  testbed diff                        the running lab, and the file that it came from
+  testbed diff two-node               the same for one of several labs
+  testbed diff --replace other.yaml   before `testbed up --replace other.yaml`
+
 Options such as --backend are those of `up`: give the same ones.
 
 Exit status 0: no difference. 1: some differences.
@@ -49,8 +54,15 @@ def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> lis
 @click.argument("topology", required=False, shell_complete=complete)
 @common.variant_options
 @common.artifact_option
+@click.option("--replace", is_flag=True, help="Compare a lab that came from another file, too.")
 @common.json_option
-def command(topology: str | None, artifacts: tuple[str, ...], as_json: bool, **variant: Any) -> int:
+def command(
+    topology: str | None,
+    artifacts: tuple[str, ...],
+    replace: bool,
+    as_json: bool,
+    **variant: Any,
+) -> int:
     """See HELP."""
     need_root("`testbed diff`")
     from testbed.labs import origin
@@ -65,7 +77,13 @@ def command(topology: str | None, artifacts: tuple[str, ...], as_json: bool, **v
         wanted = common.load_variant(topology, artifacts, **variant)
         lab = Lab(wanted.name, settings)
         lab.refuse_attached("compared")
-        origin.refuse_other(wanted, lab.record())
+        record = lab.record()
+        try:
+            origin.refuse_other(wanted, record)
+        except UsageError as error:
+            if not replace:
+                error.hint = "`testbed diff --replace` shows the changes of `up --replace`"
+                raise
     effects = of_lab(lab, wanted)
     if as_json:
         rows = [one.to_dict() for one in effects]
@@ -99,4 +117,4 @@ def _file_of(lab: Lab, variant: dict[str, Any]) -> Topology:
             hint="name the topology file: testbed diff FILE",
         )
     found = common.load_variant(record.source, (), **variant)
-    return found if found.name == lab.name else replace(found, name=lab.name)
+    return found if found.name == lab.name else dataclasses.replace(found, name=lab.name)

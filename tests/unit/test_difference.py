@@ -236,6 +236,15 @@ def test_a_lab_that_is_not_up(hands: Hands) -> None:
     assert hands("diff").status == 4
 
 
+def test_another_file_is_compared_as_up_would_replace(hands: Hands) -> None:
+    Path("other.yaml").write_text(PLAIN.replace("0.3}", "0.3}, memory: 1G"))
+    said = hands("diff", "other.yaml")
+    assert (said.status, said.out) == (2, "")
+    assert "--replace" in said.err
+    assert seen(hands, "other.yaml", "--replace") == [("node", "b", "created again")]
+    assert seen(hands) == [], "nothing was changed"
+
+
 def test_a_lab_whose_file_is_gone(hands: Hands) -> None:
     Path(FILE).rename("moved.yaml")
     said = hands("diff", "plain")
