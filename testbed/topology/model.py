@@ -605,8 +605,9 @@ class Topology(Block):
         """
         if any(route.to is None for route in self._main_routes(node, 4)):
             return None
-        found = self.gateway_node(node)
-        return found and self.nodes[found[0]].address_on(found[1])
+        return next(
+            (one for _, _, one in self._gateways(node) if isinstance(one, IPv4Address)), None
+        )
 
     def far(self, port: Port) -> Port | None:
         """Return the other end of a link; None for a port on a network."""
@@ -620,13 +621,10 @@ class Topology(Block):
 
         A node with a default route of its own has no other.
         """
-        found = self.gateway_node(node, six=True)
-        if found is None or any(route.to is None for route in self._main_routes(node, 6)):
+        if any(route.to is None for route in self._main_routes(node, 6)):
             return None
-        peer, network = found
-        theirs = [one for port in self.nodes[peer].on(network) for one in port.addresses6]
-        mine = [port.name for port in self.nodes[node].on(network) if port.interfaces6]
-        return (theirs[0], mine[0]) if theirs and mine else None
+        found = ((one, mine) for _, mine, one in self._gateways(node))
+        return next(((one, mine.name) for one, mine in found if isinstance(one, IPv6Address)), None)
 
     def address6_for(self, node: str, peer: str) -> IPv6Address | None:
         """Return the IPv6 address that a node should use for a peer; None without a way to one."""
@@ -647,15 +645,25 @@ class Topology(Block):
         routes = self.nodes[node].routes
         return [one for one in routes if one.table == MAIN and one.family == family]
 
-    def gateway_node(self, node: str, *, six: bool = False) -> tuple[str, str] | None:
-        """Return a node's default gateway node, and their common network; ``six`` is for IPv6."""
-        for network in self.nodes[node].networks:
-            for peer in self.nodes.values():
-                ports = peer.on(network)
-                there = any(port.interfaces6 if six else port.interfaces for port in ports)
-                if peer.gateway and peer.name != node and there:
-                    return peer.name, network
-        return None
+    def gateway_node(self, node: str) -> tuple[str, str] | None:
+        """Return a node's default gateway node for IPv4, and their common network."""
+        found = (one for one in self._gateways(node) if isinstance(one[2], IPv4Address))
+        return next(((peer, port.network) for peer, port, _ in found), None)
+
+    def _gateways(self, node: str) -> Iterator[tuple[str, Port, IPv4Address | IPv6Address]]:
+        """Yield the gateways that a node reaches on its networks, with its port to each.
+
+        An address counts that is on a subnet of this port: as a next hop the kernel accepts no
+        other.
+        """
+        gateways = [peer for peer in self.nodes.values() if peer.gateway and peer.name != node]
+        for port in self.nodes[node].ports if gateways else ():
+            for peer in gateways:
+                for other in peer.on(port.network):
+                    found: tuple[IPv4Address | IPv6Address, ...] = other.addresses
+                    for address in (*found, *other.addresses6):
+                        if any(address in one.network for one in port.subnetted):
+                            yield peer.name, port, address
 
     def reaches(self, node: str, peer: str) -> bool:
         """Tell whether packets from a node reach a peer's :meth:`address`.
@@ -725,7 +733,7 @@ class Topology(Block):
         A node is created again when one of them changes.
         """
         me = self.nodes[node]
-        found = self.gateway_node(node)
+        found = next((one for _, _, one in self._gateways(node) if one.version == 4), None)
         parts: dict[str, Any] = {
             **FIRST_DIGEST,
             "form": NODE_FORM,
@@ -733,7 +741,7 @@ class Topology(Block):
             # The provider counts, whether the node or the topology sets it.
             "node": replace(me, provider=None, sections={}).fixed(),
             "networks": {n: self.networks[n].digest() for n in me.networks},
-            "gateway": str(found and self.nodes[found[0]].address_on(found[1])),
+            "gateway": str(found),
             "namespaces": [n.name for n in self.namespaces.values() if n.node == node],
             "bridges": [b.name for b in self.bridges.values() if b.node == node],
             "veths": [v.to_dict() for v in self.veths if v.node == node],

@@ -379,6 +379,25 @@ def test_addresses_of_ipv6_that_cannot_be(old: str, new: str, seen: str) -> None
     assert len({problem.column for problem in found if problem.seen == seen}) == 1
 
 
+@pytest.mark.parametrize(
+    ("port", "four", "six"),
+    [
+        ("10.40.0.2", "10.40.0.1", "fd00:40::1"),
+        ('"fd00:40::9"', None, "fd00:40::1"),
+        ('{addresses: [10.40.0.2, "fd00:40::9/128"]}', "10.40.0.1", None),
+        ('{addresses: [10.40.0.2/32, "fd00:40::9"]}', None, "fd00:40::1"),
+        ("{}", None, None),
+    ],
+)
+def test_a_gateway_is_on_a_subnet_of_the_node(port: str, four: str | None, six: str | None) -> None:
+    text = SIX.replace("a: {networks: {lan: 10.40.0.2", f"a: {{networks: {{lan: {port}")
+    topology = load_text(text, "t.yaml")
+    found = topology.gateway6_of("a")
+    assert topology.gateway_of("a") == (four and IPv4Address(four))
+    assert found == (six and (IPv6Address(six), "eth0"))
+    assert (topology.gateway_node("a") is None) == (four is None)
+
+
 def test_a_small_mtu_is_for_ipv4_alone() -> None:
     assert problems(SIX.replace("lan: {subnet", "lan: {mtu: 1280, subnet")) == []
     assert problems(PLAIN.replace("a: {subnet", "a: {mtu: 576, subnet")) == []
