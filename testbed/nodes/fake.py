@@ -23,6 +23,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from ipaddress import IPv6Address
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -169,6 +170,7 @@ class Wiring:
     addresses: dict[str, tuple[str, ...]] = field(default_factory=dict)
     down: set[str] = field(default_factory=set)
     gateway: str = ""
+    gateway6: str = ""
     settings: dict[str, str] = field(default_factory=dict)
     ports: dict[str, Port] = field(default_factory=dict)
 
@@ -179,6 +181,8 @@ class Wiring:
         self.ports = {port.name: port for port in topology.nodes[node].ports}
         self.down.clear()
         self.gateway = str(gateway) if gateway else ""
+        six = topology.gateway6_of(node)
+        self.gateway6 = str(six[0]) if six else ""
         self.settings |= wiring.settings(topology, node)
 
     def encode(self) -> bytes:
@@ -198,6 +202,9 @@ class Wiring:
             json.dumps(routes if self.gateway else []),
             self.settings.get(wiring.FORWARDING, "0"),
         ]
+        if self.gateway6:
+            no, hop = "0" * 32, f"{int(IPv6Address(self.gateway6)):032x}"
+            parts[2] += f"\n{no} 00 {no} 00 {hop} 00000400 00000001 00000000 00000003     eth0\n"
         return "\0".join(parts).encode()
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from ipaddress import IPv6Address
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -20,12 +21,16 @@ if TYPE_CHECKING:
     from testbed.topology.ports import Port
 
 FORWARDING = "net.ipv4.ip_forward"
-#: Prints links with their addresses, the routes, and whether packets are forwarded.
+#: Prints links with their addresses, the routes, whether packets are forwarded, and the routes of
+#: IPv6 as the kernel has them (no program for them, as most nodes have none).
 LOOK = (
     "sh",
     "-c",
-    "ip -j address; printf '\\0'; ip -j route; printf '\\0'; cat /proc/sys/net/ipv4/ip_forward",
+    "ip -j address; printf '\\0'; ip -j route; printf '\\0'; "
+    "cat /proc/sys/net/ipv4/ip_forward /proc/net/ipv6_route 2>/dev/null || :",
 )
+
+IPV6_ROUTE = 10  # words of a line of /proc/net/ipv6_route
 
 Kind = Literal[
     "network", "port", "link", "mtu", "mac", "queue", "address", "route", "rule", "setting"
@@ -82,6 +87,7 @@ class Seen:
     links: Mapping[str, Link] = field(default_factory=dict)
     routes: Sequence[Route] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
+    gateways6: Sequence[str] = ()  #: the gateways of the default routes of IPv6
 
     @property
     def gateways(self) -> list[str]:
@@ -96,15 +102,25 @@ def look(node: Runs) -> Seen:
 
 def read(printed: bytes) -> Seen:
     """Parse the output of :data:`LOOK`."""
-    links, routes, forwarding = (part.strip() for part in printed.split(b"\0"))
+    links, routes, rest = (part.strip() for part in printed.split(b"\0"))
+    forwarding, *lines = rest.decode().splitlines() or [""]
     return Seen(
         {entry["ifname"]: _link(entry) for entry in json.loads(links or b"[]") if entry},
         [
             Route(entry["dst"], entry.get("gateway", ""), entry.get("dev", ""))
             for entry in json.loads(routes or b"[]")
         ],
-        {FORWARDING: forwarding.decode()},
+        {FORWARDING: forwarding},
+        tuple(gateway for line in lines if (gateway := _default_of(line.split()))),
     )
+
+
+def _default_of(words: Sequence[str]) -> str:
+    """Return the gateway of a line of /proc/net/ipv6_route; empty if it is no default route."""
+    # Destination and length, source and length, next hop, in hexadecimal digits (net/ipv6/route.c).
+    if len(words) < IPV6_ROUTE or words[1] != "00" or not int(words[4], 16):
+        return ""
+    return str(IPv6Address(int(words[4], 16)))
 
 
 def _link(entry: Mapping[str, Any]) -> Link:
@@ -175,6 +191,10 @@ def differences(topology: Topology, node: str, seen: Seen) -> list[Difference]:
     if gateway is not None and str(gateway) not in seen.gateways:
         other = f"via {seen.gateways[0]}" if seen.gateways else "missing"
         found.append(Difference("route", f"default via {gateway}", other))
+    six = topology.gateway6_of(node)
+    if six is not None and str(six[0]) not in seen.gateways6:
+        other = f"via {seen.gateways6[0]}" if seen.gateways6 else "missing"
+        found.append(Difference("route", f"default via {six[0]}", other))
     for name, value in settings(topology, node).items():
         if seen.settings.get(name) != value:
             found.append(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -27,6 +27,13 @@ nodes:
   alone: {networks: {b: 10.2.0.9}}
 """
 TOPOLOGY = load_text(TEXT, "t.yaml")
+#: Lines of /proc/net/ipv6_route (Linux 6.1) of `default via fd00:1::1`, of a subnet and of lo.
+ZERO = "0" * 32
+ROUTE6 = f"""\
+fd000001000000000000000000000000 40 {ZERO} 00 {ZERO} 00000100 00000001 00000000 00000001     eth0
+{ZERO} 00 {ZERO} 00 fd000001000000000000000000000001 00000400 00000001 00000000 00000003     eth0
+{ZERO} 00 {ZERO} 00 {ZERO} ffffffff 00000001 00000000 00200200       lo
+"""
 
 
 @dataclass
@@ -107,7 +114,8 @@ class Links:
             for name, one in self.links.items()
         ]
         routes = [{"dst": "default", "gateway": self.gateway, "dev": "eth0"}]
-        parts = json.dumps(links), json.dumps(routes if self.gateway else []), self.forwarding
+        said = [self.forwarding, *([ROUTE6] if self.gateway6 else [])]
+        parts = json.dumps(links), json.dumps(routes if self.gateway else []), "\n".join(said)
         return Answer(out="\0".join(parts).encode())
 
 
@@ -354,6 +362,13 @@ def test_addresses_of_both_families_are_set_seen_and_restored() -> None:
     assert [(one.what, one.seen) for one in found] == [("fd00:1::2/64 on eth0", "missing")]
     wiring.restore(SIX, node, found)
     assert differences(node, SIX) == []
+    links.gateway6 = ""
+    found = differences(node, SIX)
+    assert [(one.what, one.seen) for one in found] == [("default via fd00:1::1", "missing")]
+    wiring.restore(SIX, node, found)
+    assert differences(node, SIX) == []
+    other = replace(wiring.look(node), gateways6=("fd00:1::9",))
+    assert [one.seen for one in wiring.differences(SIX, "n", other)] == ["via fd00:1::9"]
 
 
 def test_a_queue_is_set_seen_and_restored() -> None:
