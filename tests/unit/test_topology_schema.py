@@ -285,7 +285,7 @@ def test_every_key_reaches_the_model_and_comes_back() -> None:
                 "kubelet": {"maxPods": 20, "logging": {"verbosity": 2}},
                 "kube-proxy": {"featureGates": {"A": False}},
             },
-            "apply": ["web.yaml"],
+            "apply": ["web.yaml", "more.yaml"],
             "interface": "lan",
         },
         "containers": {
