@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from testbed.steps.context import Context
     from testbed.topology.foreign import Foreign
     from testbed.topology.model import Topology
+    from testbed.topology.ports import Port
 
 STOPPED = "stopped"  #: state of a node or a service that a fault has stopped
 BY_HAND = "stopped by hand"  #: state of what `testbed stop` has stopped
@@ -156,6 +157,8 @@ def _node(context: Context, name: str, words: str, outside: Sequence[Difference]
         links = _links(context.topology, name, seen, differences)
         links += _foreign_links(context.topology.foreign, name, seen)
         addresses = [one for link in links for one in _addresses(seen, link.name)]
+        for port in spec.ports:
+            addresses += _addresses6(seen, port)
         links += [
             Part(difference.what, difference.seen, ok=False)
             for role in spec.roles
@@ -189,6 +192,12 @@ def _addresses(seen: Seen, link: str) -> tuple[str, ...]:
     return seen.links[link].addresses if link in seen.links else ()
 
 
+def _addresses6(seen: Seen, port: Port) -> tuple[str, ...]:
+    """Return the IPv6 addresses of a port that has some in the topology."""
+    link = seen.links.get(port.name)
+    return link.addresses6 if link and port.interfaces6 else ()
+
+
 def _links(
     topology: Topology, node: str, seen: Seen, differences: Sequence[Difference]
 ) -> list[Part]:
@@ -198,9 +207,7 @@ def _links(
         name = port.name
         mine = [difference for difference in differences if difference.index == port.index]
         state = seen.links[name].state if name in seen.links else "missing"
-        there = _addresses(seen, name)
-        if port.interfaces6 and name in seen.links:
-            there += seen.links[name].addresses6
+        there = (*_addresses(seen, name), *_addresses6(seen, port))
         place = f"to {':'.join(port.peer)}" if port.peer else f"on {port.network}"
         words = [f"{', '.join(there) or 'no address'} {place}"]
         words += [f"wanted {one}" for one in map(str, port.subnetted) if one not in there]

@@ -11,7 +11,9 @@ from testbed.errors import Problem, TopologyError
 from testbed.faults import means
 from testbed.faults.model import parse
 from testbed.labs.base_steps import hosts
+from testbed.labs.lab import Lab
 from testbed.labs.preflight import kernel_features
+from testbed.labs.status import status
 from testbed.nodes import wiring
 from testbed.nodes.netns.provider import NetnsProvider, bridge_of, identities
 from testbed.topology import load_data, load_text
@@ -19,6 +21,8 @@ from testbed.topology.ports import Port
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from testbed.testing.fakes import Bench
 
 PLAIN = """
 name: t
@@ -396,6 +400,18 @@ def test_a_gateway_is_on_a_subnet_of_the_node(port: str, four: str | None, six: 
     assert topology.gateway_of("a") == (four and IPv4Address(four))
     assert found == (six and (IPv6Address(six), "eth0"))
     assert (topology.gateway_node("a") is None) == (four is None)
+
+
+def test_status_has_the_addresses_of_both_families(bench: Bench) -> None:
+    text = SIX.replace("links:", "x-links:")
+    lab = Lab("t", bench.settings)
+    lab.up(load_text(text, "t.yaml"))
+    assert {node.name: node.addresses for node in status(lab.context()).nodes} == {
+        "gw": ["10.40.0.1", "fd00:40::1", "fd00:41::1"],
+        "a": ["10.40.0.2", "fd00:40::2"],
+        "b": ["10.40.0.3", "fd00:40::b0b", "fd00:40::1:3"],
+        "c": ["fd00:41::2"],
+    }
 
 
 def test_a_small_mtu_is_for_ipv4_alone() -> None:
