@@ -50,6 +50,9 @@ def libraries(needed_by: tuple[str, ...]) -> list[Requirement]:
 
 
 STATUS = Path("/var/lib/dpkg/status")  # packages that this machine has installed
+HOOKS = tuple(
+    f"APT::Update::{name}" for name in ("Pre-Invoke", "Post-Invoke", "Post-Invoke-Success")
+)
 #: Approximate size in bytes of the package lists of one release.
 LISTS = 64 << 20
 #: Messages of apt in the locale C: a package that no list has, and an archive out of reach.
@@ -258,11 +261,20 @@ class Apt:
                 # Apt itself does not wait for another apt that is updating the same folder.
                 shared = Cache(self._job.shared)
                 with shared.lock("apt", say=self._job.say, cancel=self._job.cancel):
-                    self._run("update")
+                    self._run("--config-file", str(self._without_hooks()), "update")
                 self._run(*words, cwd=cwd)
             except CommandError as error:
                 self._refuse_full(error)
                 raise self._unavailable(error, first) from error
+
+    def _without_hooks(self) -> Path:
+        """Return a configuration file without the machine's commands for an update (apt.conf(5)).
+
+        They are about its own lists, and change files of the machine.
+        """
+        path = self._job.shared / "apt" / "apt.conf"
+        path.write_text("".join(f"#clear {name};\n" for name in HOOKS), encoding="utf-8")
+        return path
 
     def _unavailable(self, error: CommandError, first: CommandError) -> ArtifactError:
         """Return the error for packages that apt cannot get, also with new lists.

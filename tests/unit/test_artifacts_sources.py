@@ -183,6 +183,16 @@ def test_apt_writes_nothing_but_the_cache(machine: Machine, job: Job) -> None:
                 assert f"Dir::State::lists={job.shared}/apt/lists" in call.argv
 
 
+def test_no_hook_of_this_machine_runs_with_an_update(machine: Machine, job: Job) -> None:
+    """Such as `rm /var/cache/apt/archives/*.deb` of a container image, or that of PackageKit."""
+    with_archive(machine, lists=False)
+    PACKAGES.fill(job)
+    (update,) = (call.argv for call in machine.calls if "update" in call.argv)
+    file = Path(update[update.index("--config-file") + 1])
+    assert "#clear APT::Update::Post-Invoke;" in file.read_text()
+    assert file.is_relative_to(job.shared)
+
+
 def test_empty_lists_are_updated_once_and_in_the_cache(
     machine: Machine, job: Job, said: list[str]
 ) -> None:
