@@ -83,7 +83,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """What `up` does to a part: its kind and name, the action, and the reasons.
+    """A change of a part by `up`: its kind and name, the action, and the reasons.
 
     ``kind`` is node, container, network, link, lab, or a kind of part that `status` shows.
     ``words`` is a reason that is no value of the file.

@@ -38,7 +38,7 @@ FORWARDING6 = "net.ipv6.conf.all.forwarding"
 
 @dataclass(slots=True)
 class _Set:
-    """What ``up`` has set on a node; ``sysctls`` are the values before, ``values`` those set."""
+    """Settings of a node by ``up``; ``sysctls`` are the values before, ``values`` those set."""
 
     sysctls: dict[str, str] = field(default_factory=dict)
     values: dict[str, str] = field(default_factory=dict)

@@ -33,7 +33,7 @@ Kind = Literal["node", "service", "container"]
 
 @dataclass(frozen=True, slots=True)
 class Act:
-    """What was done to a target.
+    """The result of an action on a target.
 
     ``lines`` say it, one part in each. ``affected`` are other parts of the node that do not run
     any more because of it. Nothing was ``changed`` if it was in the wanted state before.

@@ -258,7 +258,7 @@ class Node(Block):
 
     @property
     def forwards(self) -> bool:
-        """Whether it forwards packets, by its own keys or by a role."""
+        """True if it forwards packets, by its own keys or by a role."""
         roles = (role_of(name) for name in self.roles)
         return self.gateway or self.forward or any(role and role.forwards for role in roles)
 

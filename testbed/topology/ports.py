@@ -131,7 +131,7 @@ class Port:
 
     @property
     def follows(self) -> bool:
-        """Whether its IPv6 address follows from its IPv4 address."""
+        """True if its IPv6 address follows from its IPv4 address."""
         return bool(self.interfaces6) and all(isinstance(one, IPv4Address) for one in self.given)
 
     @property

@@ -69,7 +69,7 @@ class Bind:
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """What the Compose files of a node come to.
+    """The project of a node, read from its Compose files.
 
     ``model`` is in Compose's own form. ``env`` are variables that secrets take their values from.
     """
