@@ -440,7 +440,7 @@ def test_an_include_may_be_a_variable(folder: Path) -> None:
 
 def test_paths_are_relative_to_the_file_that_has_them(folder: Path) -> None:
     """Also those of an error that a role finds later (:func:`places`)."""
-    for name in ("parts/x", "z"):
+    for name in ("parts/x", "parts/one.yaml", "z"):
         write(name, "")
     write(
         "parts/a.yaml",
@@ -457,7 +457,7 @@ def test_paths_are_relative_to_the_file_that_has_them(folder: Path) -> None:
     assert files == {"/x": f"{folder}/parts/x", "/y": str(Path.home()), "/z": "z"}
     assert [one.source for one in found.nodes["a"].binds] == [f"{folder}/parts/x", "~/."]
     section = found.sections["kubernetes"].to_dict()
-    assert section["apply"] == [f"{folder}/parts/one.yaml"]
+    assert section["apply"] == f"{folder}/parts/one.yaml"
     root, problems = places(found)
     problems.add(value_at(root, "docker", "daemon", "icc"), "another", "this", "change it")
     (problem,) = problems.found()
