@@ -725,7 +725,7 @@ def test_two_at_once_are_one_after_the_other(bench: Bench, monkeypatch: pytest.M
     words: list[str] = []
     seen: list[set[str]] = []
     waits = threading.Event()
-    monkeypatch.setattr(bench.provider, "prepare", lambda *_: waits.wait(60))
+    monkeypatch.setattr(FakeProvider, "prepare", lambda *_: waits.wait(60))
 
     def told(text: str) -> None:
         words.append(text)
