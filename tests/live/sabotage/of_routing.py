@@ -85,6 +85,9 @@ def the_interface_is_not_passive(lab: LiveLab) -> Iterator[None]:
         lines(node, "interface eth2", fast, "no ip ospf dead-interval"),
         lines(node, "interface eth2", "no ip ospf passive", "ip ospf passive"),
     ):
+        # A timer that runs keeps its interval, ten seconds, until the interface is new to OSPF.
+        set_lines(node, "interface eth2", "no ip ospf area 0")
+        set_lines(node, "interface eth2", "ip ospf area 0")
         yield
 
 
