@@ -70,10 +70,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group(group))
 
 
-def pytest_collection_finish() -> None:
-    """Keep what is loaded by now out of each look of the garbage collector: none of it goes."""
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Keep what is loaded by now out of each look of the garbage collector: none of it goes.
+
+    In a process of xdist, refuse groups that have no effect: each process would create all labs.
+    """
     gc.collect()
     gc.freeze()
+    if session.config.getoption("loadgroup", default=False) and "PYTEST_XDIST_WORKER" in os.environ:
+        grouped = [item for item in session.items if item.get_closest_marker("xdist_group")]
+        if any("@" not in item.nodeid for item in grouped):
+            raise pytest.UsageError("pytest-xdist does not group tests with this pytest")
 
 
 def _group(item: pytest.Item) -> str | None:
