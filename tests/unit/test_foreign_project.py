@@ -15,7 +15,10 @@ pytest_plugins = "pytester"
 
 OPTIONS = (
     "-p", "no:cacheprovider", "-p", "no:unraisableexception", "-p", "no:randomly",
-    "-p", "no:hypothesispytest", "-p", "testinfra.plugin",
+    "-p", "no:hypothesispytest",
+    # Ours has been imported by the pytest that runs this test.
+    "-W", "ignore:Module already imported:pytest.PytestAssertRewriteWarning",
+    "-p", "testinfra.plugin",
 )  # fmt: skip
 OURS = ("-p", "testbed.pytest_plugin")
 VARIES = re.compile(r"\d+\.\d+s|0x[0-9a-f]+")  # times, and addresses of objects

@@ -437,7 +437,7 @@ KUBERNETES = {
     "a flag with a list": bad(
         CLUSTER + "kubernetes: {arguments: {kubelet: {pods: §[a]}}}\n", "text, a number|a list as"
     ),
-    "no list of files": bad(CLUSTER + "kubernetes: {apply: §7}\n", "path|quote it"),
+    "no list of files": bad(CLUSTER + "kubernetes: {apply: §{a: b}}\n", "path|"),
     "add-on": bad(CLUSTER + "kubernetes: {add-ons: [§dsn]}\n", "'dsn'|mean 'dns'"),
     "add-on twice": bad(CLUSTER + "kubernetes: {add-ons: [dns, §dns]}\n", "each add-on once"),
     "Pods on the nodes' network": bad(
