@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from testbed.nodes.base import Node as Machine
     from testbed.roles.routing import Bgp, Ospf, RouterOfNode
     from testbed.steps.context import Context
+    from testbed.topology.check.look import Look
     from testbed.topology.model import Node, Topology
 
 ROLE = "bird"
@@ -36,6 +37,8 @@ SOURCES = "RTS_STATIC, RTS_OSPF, RTS_OSPF_IA, RTS_OSPF_EXT1, RTS_OSPF_EXT2, RTS_
 class Bird(RouterRole):
     name = ROLE
     title = "BIRD"
+    version = (PROGRAM, "--version")
+    version_form = r"BIRD version (\d\S*)"
     needs: ClassVar[dict[str, str]] = {ROLE: "a node with BIRD", **NEEDS}
     fact_names = (ROLE,)
     packages = ("bird2",)
@@ -49,11 +52,11 @@ class Bird(RouterRole):
     def speaks(self, text: str) -> set[str]:
         return {word for word, form in PROTOCOLS.items() if re.search(form, text)}
 
-    def facts(self, context: Context) -> Mapping[str, str]:
-        node = context.topology.with_role(ROLE)[0].name
-        said = context.node(node).run([PROGRAM, "--version"], check=False)
-        found = re.search(r"BIRD version (\d\S*)", said.stdout + said.stderr)
-        return {ROLE: found[1]} if found else {}
+    @property
+    def checks(self) -> tuple[type[Look], ...]:  # type: ignore[override]  # loaded when a file names it
+        from testbed.roles.routing import BirdChecks
+
+        return (BirdChecks,)
 
     def neighbors(self, machine: Machine) -> Iterable[tuple[str, str]]:
         return neighbors(machine)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from testbed.nodes.base import ServiceState
     from testbed.roles.routing import RouterOfNode
     from testbed.steps.context import Context
+    from testbed.topology.check.look import Look
     from testbed.topology.model import Node, Topology
 
 ROLE = "frr"
@@ -105,6 +106,8 @@ def daemons(text: str) -> tuple[str, ...]:
 class Frr(RouterRole):
     name = ROLE
     title = "FRR"
+    version = ("vtysh", "-c", "show version")
+    version_form = r"FRRouting (\d\S*)"
     needs: ClassVar[dict[str, str]] = {ROLE: "a node with FRR", **NEEDS}
     fact_names = (ROLE,)
     packages = ("frr",)
@@ -122,11 +125,11 @@ class Frr(RouterRole):
         found = daemons(text)
         return {word for word in NEEDS if f"{word}d" in found}
 
-    def facts(self, context: Context) -> Mapping[str, str]:
-        node = context.topology.with_role(ROLE)[0].name
-        said = context.node(node).run(["vtysh", "-c", "show version"], check=False).stdout
-        found = re.search(r"FRRouting (\d\S*)", said)
-        return {ROLE: found[1]} if found else {}
+    @property
+    def checks(self) -> tuple[type[Look], ...]:  # type: ignore[override]  # loaded when a file names it
+        from testbed.roles.routing import FrrChecks
+
+        return (FrrChecks,)
 
     def neighbors(self, machine: Machine) -> Iterable[tuple[str, str]]:
         return neighbors(machine)

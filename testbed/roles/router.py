@@ -6,6 +6,7 @@ It is imported with every command that lists the roles. What only labs with rout
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, ClassVar
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from testbed.roles.part import Part
     from testbed.roles.routing import RouterOfNode
     from testbed.steps.context import Context
-    from testbed.topology.check.look import Look
     from testbed.topology.declare import Block
     from testbed.topology.model import Node, Topology
 
@@ -32,6 +32,8 @@ class RouterRole(Role):
     """A role for routers; its nodes forward packets."""
 
     title: ClassVar[str]  #: the name of the software
+    version: ClassVar[tuple[str, ...]]  #: the command that prints its version
+    version_form: ClassVar[str]  #: pattern of the version in the output, as the first group
     forwards = True
     networked = False  # its links need no addresses
 
@@ -40,12 +42,6 @@ class RouterRole(Role):
         from testbed.roles.routing import RouterOfNode
 
         return RouterOfNode
-
-    @property
-    def checks(self) -> tuple[type[Look], ...]:  # type: ignore[override]  # as above
-        from testbed.roles import routing
-
-        return (routing.FrrChecks if self.name == "frr" else routing.BirdChecks,)
 
     def text(self, topology: Topology, node: Node) -> str:
         """Return the configuration of a node: the user's, or one that is written."""
@@ -74,6 +70,12 @@ class RouterRole(Role):
     def features(self, topology: Topology) -> set[str]:
         texts = [self.text(topology, node) for node in topology.with_role(self.name)]
         return {self.name}.union(*map(self.speaks, texts))
+
+    def facts(self, context: Context) -> Mapping[str, str]:
+        node = context.topology.with_role(self.name)[0].name
+        said = context.node(node).run(self.version, check=False)
+        found = re.search(self.version_form, said.stdout + said.stderr)
+        return {self.name: found[1]} if found else {}
 
     def described(self, facts: Mapping[str, str]) -> Iterable[str]:
         if self.name in facts:
