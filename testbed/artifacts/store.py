@@ -457,7 +457,7 @@ class Store:
         return self._versions[part]
 
     def _version(self, part: str) -> str:
-        source, users = self._inventory.parts.get(part), self._users_own()
+        source, users = self._inventory.parts.get(part), self._own_sources()
         if source is None or {part, *source.brings()} & users.keys():
             return self.versions().get(part, "")
         # Every `up` asks for a few of them, and all records take longer than an engine's start.
@@ -661,14 +661,14 @@ class Store:
                 f"cannot build {shown}\n{error.message}", hint=error.hint
             ) from error
 
-    def _users_own(self) -> dict[str, Local | Remote]:
+    def _own_sources(self) -> dict[str, Local | Remote]:
         """Return the user's own artifacts and images, by name."""
         read = self._read()
         return {**read.images, **read.artifacts, **self._overrides}
 
     def _current(self) -> Iterator[Entry]:
         records = {record.key: record for record in self._cache.records()}
-        read, users = self._read(), self._users_own()
+        read, users = self._read(), self._own_sources()
         for name, source in self._listed.parts.items():
             if all(made in users for made in source.brings() or (name,)):
                 continue  # not used

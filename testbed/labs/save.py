@@ -281,11 +281,7 @@ def _routes(topology: Topology, node: Node, seen: netstate.Seen) -> Iterator[Fou
     spec = topology.nodes[node.name]
     path = ("nodes", node.name, "routes")
     entries = [(family, one) for family in netstate.FAMILIES for one in seen.routes[family]]
-    kept = [route for route in spec.routes if any(route.matches(one) for _, one in entries)]
-    if len(kept) < len(spec.routes):
-        yield Found(path, None, f"routes of {node.name} were removed")
-        if kept:
-            yield Found(path, [route.text for route in kept], f"routes of {node.name}")
+    yield from _removed(path, f"routes of {node.name}", spec.routes, entries)
     own = _own_links(topology, node.name) - {"lo", *(port.name for port in spec.ports)}
     overlays = _overlays(topology)
     gateway = topology.gateway_of(node.name)
@@ -307,6 +303,20 @@ def _routes(topology: Topology, node: Node, seen: netstate.Seen) -> Iterator[Fou
                 yield Found(path, [text], words, tokens=tokens)
                 continue
         yield Found((), None, words, tokens=tokens)
+
+
+def _removed(
+    path: tuple[str, ...],
+    what: str,
+    own: Sequence[iproute.Route] | Sequence[iproute.Rule],
+    entries: Sequence[tuple[Any, Mapping[str, Any]]],
+) -> Iterator[Found]:
+    """Yield the routes or rules of the file that are left, if some are gone."""
+    kept = [one for one in own if any(one.matches(entry) for _, entry in entries)]
+    if len(kept) < len(own):
+        yield Found(path, None, f"{what} were removed")
+        if kept:
+            yield Found(path, [one.text for one in kept], what)
 
 
 def _overlays(topology: Topology) -> list[str]:
@@ -357,11 +367,7 @@ def _rules(topology: Topology, node: Node, seen: netstate.Seen) -> Iterator[Foun
     spec = topology.nodes[node.name]
     path = ("nodes", node.name, "rules")
     entries = [(family, one) for family in netstate.FAMILIES for one in seen.rules[family]]
-    kept = [rule for rule in spec.ip_rules if any(rule.matches(one) for _, one in entries)]
-    if len(kept) < len(spec.ip_rules):
-        yield Found(path, None, f"rules of {node.name} were removed")
-        if kept:
-            yield Found(path, [rule.text for rule in kept], f"rules of {node.name}")
+    yield from _removed(path, f"rules of {node.name}", spec.ip_rules, entries)
     for family, entry in entries:
         if entry.get("priority") in FIRST_RULES or any(r.matches(entry) for r in spec.ip_rules):
             continue
