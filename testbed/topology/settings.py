@@ -1,4 +1,4 @@
-"""What a node has besides its roles: kernel settings and files."""
+"""Keys of a node besides its roles: kernel settings and files."""
 
 from __future__ import annotations
 

@@ -131,7 +131,7 @@ def test_an_edited_file(
     keys: set[str],
     hands: Hands,
 ) -> None:
-    """What `diff` says is what `up` shows first, and does."""
+    """`up` first shows the lines of `diff`, and then does what they say."""
     edit(old, new)
     assert seen(hands) == differences
     assert {*reasons(hands)} == keys

@@ -47,7 +47,7 @@ FRESH = {
 
 
 class Looks:
-    """What the programs of a node print."""
+    """The output of the programs of a node."""
 
     def __init__(self) -> None:
         self.routes: list[Mapping[str, Any]] = [CONNECTED, ROUTE]

@@ -1,4 +1,4 @@
-"""Who answers when a neighbour asks for one of two addresses of a host on the same segment."""
+"""ARP replies of a host with two addresses on the same segment."""
 
 import pytest
 

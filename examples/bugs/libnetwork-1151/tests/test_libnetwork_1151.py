@@ -1,4 +1,4 @@
-"""What a container on an internal Docker network reaches."""
+"""Addresses that a container on an internal Docker network reaches."""
 
 import pytest
 
