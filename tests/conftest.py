@@ -18,6 +18,7 @@ from testbed.catalogues.shipped import FOLDER
 from testbed.claims import choose
 from testbed.claims.load import load
 from testbed.labs.state import folder
+from testbed.nodes.fake import FakeNode
 from testbed.nodes.vagrant.provider import PROGRAMS
 from testbed.process import which
 from testbed.settings import settings
@@ -25,6 +26,8 @@ from testbed.testing.fakes import Bench
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
+
+    from testbed.nodes.base import Service
 
 ROOT_ONLY = ("live", "crash", "vm", "k8s")
 VM_ONLY = ("qemu-system-x86_64", "qemu-img", "mmdebstrap", "mke2fs")
@@ -206,6 +209,20 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "state"
     monkeypatch.setenv("TESTBED_STATE", str(path))
     return path
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Service]]:
+    """Services as they are started, with their nodes."""
+    found: list[tuple[str, Service]] = []
+    real = FakeNode.start
+
+    def start(node: FakeNode, service: Service, *, timeout: float = 60) -> None:
+        found.append((node.name, service))
+        real(node, service, timeout=timeout)
+
+    monkeypatch.setattr(FakeNode, "start", start)
+    return found
 
 
 @pytest.fixture

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
+from labs import brought_up
 
-from testbed.cli.common import make_settings
 from testbed.errors import ContainerError, StepsFailed
-from testbed.labs.lab import Lab
 from testbed.labs.status import status
 from testbed.topology import Topology, load_text
+
+if TYPE_CHECKING:
+    from testbed.labs.lab import Lab
 
 HEAD = """
 name: ends
@@ -47,12 +50,7 @@ def topology(containers: str) -> Topology:
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TESTBED_STATE", str(tmp_path_factory.mktemp("state")))
-        found = Lab("ends", make_settings())
-        found.up(topology(FINE))
-        yield found
-        found.down()
+    yield from brought_up(topology(FINE), tmp_path_factory.mktemp("state"))
 
 
 def test_all_is_as_the_file_says_and_stays(lab: Lab) -> None:

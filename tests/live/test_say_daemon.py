@@ -9,6 +9,7 @@ from ipaddress import IPv4Network
 from pathlib import Path
 
 import pytest
+from labs import brought_up
 
 from testbed.labs.lab import Lab
 from testbed.labs.live import LiveLab
@@ -44,12 +45,7 @@ def topology(text: str) -> Topology:
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TESTBED_STATE", str(tmp_path_factory.mktemp("say-daemon")))
-        found = Lab("say-daemon", settings())
-        found.up(topology(TEXT))
-        yield found
-        found.down()
+    yield from brought_up(topology(TEXT), tmp_path_factory.mktemp("say-daemon"))
 
 
 def live(lab: Lab) -> LiveLab:

@@ -55,7 +55,7 @@ def test_a_node_has_its_own_engine_and_packet_filter() -> None:
 
 
 def test_a_setting_of_a_node_is_that_of_the_lab_for_its_digest() -> None:
-    """Where the file has it does not matter: the node is the same."""
+    """A node is the same with a key of its own and with the same key of the lab."""
     of_lab = load_text(
         TWO.replace(", docker: {engine: 29, firewall: nftables}", "")
         + "docker: {engine: 29, firewall: nftables}\n",
@@ -260,20 +260,6 @@ def test_the_plan_names_the_keys() -> None:
     (step,) = (s for s in plan.make(with_daemon("{icc: false}")).steps.values()
                if s.name == "docker n1")  # fmt: skip
     assert "icc" in step.about
-
-
-@pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Service]]:
-    """Services as they are started, with their nodes."""
-    found: list[tuple[str, Service]] = []
-    start = FakeNode.start
-
-    def noted(node: FakeNode, service: Service, *, timeout: float = 60) -> None:
-        found.append((node.name, service))
-        start(node, service, timeout=timeout)
-
-    monkeypatch.setattr(FakeNode, "start", noted)
-    return found
 
 
 def change(bench: Bench, text: str) -> tuple[str, dict[str, Any]]:

@@ -40,6 +40,16 @@ def topology(keys: str = "") -> Topology:
     return replace(load_text(TEXT % keys, "t.yaml"), file="/lab/t.yaml")
 
 
+def is_refused(keys: str, hint: str) -> None:
+    """A node with these keys has one problem, with its place and this hint."""
+    with pytest.raises(TopologyError) as caught:
+        topology(keys)
+    (problem,) = caught.value.problems
+    assert problem.line == 5
+    assert problem.column > 40
+    assert hint in problem.hint
+
+
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     found = Bench(tmp_path)
@@ -117,12 +127,7 @@ def test_a_node_stays_when_they_change() -> None:
     ],
 )
 def test_a_mistake_has_its_place_and_a_hint(keys: str, hint: str) -> None:
-    with pytest.raises(TopologyError) as caught:
-        topology(keys)
-    (problem,) = caught.value.problems
-    assert problem.line == 5
-    assert problem.column > 40
-    assert hint in problem.hint
+    is_refused(keys, hint)
 
 
 def test_an_invalid_entry_does_not_move_the_place_of_the_next() -> None:
@@ -763,12 +768,7 @@ def test_a_fault_may_kill_a_service_of_its_own() -> None:
     ],
 )
 def test_a_mistake_in_programs_has_its_place_and_a_hint(keys: str, hint: str) -> None:
-    with pytest.raises(TopologyError) as caught:
-        topology(keys)
-    (problem,) = caught.value.problems
-    assert problem.line == 5
-    assert problem.column > 40
-    assert hint in problem.hint
+    is_refused(keys, hint)
 
 
 # -- binds --------------------------------------------------------------------------------

@@ -33,20 +33,6 @@ if TYPE_CHECKING:
 BIN = "/nowhere/cache"
 
 
-@pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Service]]:
-    """Services as they are started, with their nodes."""
-    found: list[tuple[str, Service]] = []
-    real = FakeNode.start
-
-    def start(node: FakeNode, service: Service, *, timeout: float = 60) -> None:
-        found.append((node.name, service))
-        real(node, service, timeout=timeout)
-
-    monkeypatch.setattr(FakeNode, "start", start)
-    return found
-
-
 def up(bench: Bench, topology: Topology) -> Outcome:
     return Lab(topology.name, bench.settings).up(topology, replace=True)
 
