@@ -92,14 +92,16 @@ def lab_meant(settings: Settings, name: str | None) -> Lab:
     """Return the lab of that name, or the default lab.
 
     The default is TESTBED_LAB or the only running lab. The path of a topology file selects the lab
-    that was created from it. Raises NoSuchLab, UsageError.
+    that was created from it, with :func:`set_option` the one with these values of the file's
+    variables. Raises NoSuchLab, UsageError.
     """
     from testbed.labs import origin
     from testbed.labs.lab import Lab, labs
 
     name = name or os.environ.get("TESTBED_LAB")
+    variables = values_given()
     if name:
-        return Lab(origin.named(settings, name), settings)
+        return Lab(origin.named(settings, name, variables), settings)
     there = labs(settings)
     if not there:
         raise NoSuchLab("no lab is up", hint="`testbed up two-node` creates one")
@@ -108,6 +110,7 @@ def lab_meant(settings: Settings, name: str | None) -> Lab:
             f"several labs are up: {', '.join(there)}",
             hint=f"choose one: {_how_to_name(there[0])}, or set TESTBED_LAB",
         )
+    origin.refuse_other_values(settings.state.read(there[0]), variables)
     return Lab(there[0], settings)
 
 
@@ -239,9 +242,21 @@ def json_option(function: F) -> F:
 
 
 def lab_option(function: F) -> F:
+    """Add the options for the lab that a command works on."""
     return click.option(
         "-l", "--lab", "lab_name", metavar="LAB", shell_complete=complete_labs,
-        help="The lab; required only if several are running.",
+        help="The lab, or its topology file; required only if several are running.",
+    )(set_option(function))  # fmt: skip
+
+
+def set_option(function: F) -> F:
+    """Add the option for the values of variables with which a lab was created from its file.
+
+    :func:`lab_meant` reads it.
+    """
+    return click.option(
+        "--set", multiple=True, metavar="VAR=VALUE", callback=_chosen, expose_value=False,
+        help="With a topology file as the lab: the values that its `up` had; repeatable.",
     )(function)  # fmt: skip
 
 
@@ -290,14 +305,19 @@ def variant_options(function: F) -> F:
             help=f"Default provider for nodes that don't set one: {', '.join(PROVIDERS)}.",
         ),
         click.option("--name", metavar="NAME", help="Name of the lab."),
-        click.option(
-            "--set", multiple=True, metavar="VAR=VALUE", callback=_assigned,
-            help="Set a variable of the file, instead of the environment; repeatable.",
-        ),
+        variables_option,
     ]  # fmt: skip
     for option in reversed(options):
         function = option(function)
     return function
+
+
+def variables_option(function: F) -> F:
+    """Add the option for the variables of a topology file that is read."""
+    return click.option(
+        "--set", multiple=True, metavar="VAR=VALUE", callback=_assigned,
+        help="Set a variable of the file, instead of the environment; repeatable.",
+    )(function)  # fmt: skip
 
 
 def _assigned(_ctx: object, _param: object, words: tuple[str, ...]) -> dict[str, str] | None:
@@ -307,6 +327,20 @@ def _assigned(_ctx: object, _param: object, words: tuple[str, ...]) -> dict[str,
     from testbed.topology.variables import assigned
 
     return assigned(words)
+
+
+VALUES = "testbed.values"  #: key of the values of variables in the metadata of a click context
+
+
+def _chosen(ctx: click.Context, param: object, words: tuple[str, ...]) -> None:
+    """Keep the values of ``--set`` for :func:`lab_meant`."""
+    ctx.meta[VALUES] = _assigned(ctx, param, words)
+
+
+def values_given() -> dict[str, str] | None:
+    """Return the values of variables that choose a lab; None without any."""
+    running = click.get_current_context(silent=True)
+    return running.meta.get(VALUES) if running else None
 
 
 def catalogue_option(function: F) -> F:

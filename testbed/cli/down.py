@@ -13,6 +13,7 @@ from testbed.requirement import need_root
 
 @click.command("down")
 @click.argument("lab", required=False, shell_complete=common.complete_labs)
+@common.set_option
 @click.option("--all", "everything", is_flag=True, help="Remove all labs.")
 @click.option("-q", "--quiet", is_flag=True, help="Show only errors.")
 def command(lab: str | None, everything: bool, quiet: bool) -> int:
@@ -28,8 +29,8 @@ def command(lab: str | None, everything: bool, quiet: bool) -> int:
     from testbed.labs.run import Watch as LabWatch
 
     settings = common.make_settings()
-    if everything and lab:
-        raise click.UsageError("the name of a lab and --all exclude each other")
+    if everything and (lab or common.values_given()):
+        raise click.UsageError("--all cannot be combined with the name of a lab, or with --set")
     if everything:
         wanted = [Lab(name, settings) for name in labs(settings)]
     elif lab is None and not labs(settings):

@@ -28,6 +28,7 @@ changed on a node are not looked for.
 
 @click.command("save", help=HELP)
 @click.argument("lab", required=False, shell_complete=common.complete_labs)
+@common.set_option
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path, allow_dash=True), metavar="FILE",
     default="-", help="Write this file instead of standard output.",

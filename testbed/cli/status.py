@@ -21,6 +21,7 @@ EXIT_NOT_OK = 1
 
 @click.command("status")
 @click.argument("lab", required=False, shell_complete=common.complete_labs)
+@common.set_option
 @common.json_option
 def command(lab: str | None, as_json: bool) -> int:
     """Show the current state of a lab.

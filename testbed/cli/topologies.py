@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from testbed.cli import common
+from testbed.errors import UsageError
 
 
 @click.command("topologies")
 @click.argument("name", required=False, shell_complete=common.complete_topologies)
+@common.variables_option
 @common.json_option
-def command(name: str | None, as_json: bool) -> None:
+def command(name: str | None, as_json: bool, **variant: Any) -> None:
     """List the shipped topologies, or show the file of one."""
     from testbed.topology.load import load, names
 
     if name:
-        topology = load(name)
+        topology = load(name, variables=variant["set"])
         if as_json:
             common.print_json(topology.to_dict())
         else:
@@ -23,6 +27,8 @@ def command(name: str | None, as_json: bool) -> None:
 
             click.echo(Path(topology.source).read_text(encoding="utf-8"), nl=False)
         return
+    if variant["set"]:
+        raise UsageError("--set requires the name of a file", hint="remove it")
     found = {n: load(n) for n in names()}
     if as_json:
         common.print_json({n: t.to_dict() for n, t in found.items()})

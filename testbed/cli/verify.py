@@ -33,6 +33,7 @@ FILES = 128  # open files, for captures on several nodes at once
 
 @click.command("verify")
 @click.argument("lab", required=False, shell_complete=common.complete_labs)
+@common.set_option
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--all", "everything", is_flag=True, help="Create every required lab, and check it.")
 @click.option(
@@ -108,8 +109,8 @@ def command(
     is not the expected one or a test fails. Exit status 5 if nothing was checked,
     because nothing was selected or everything was skipped.
     """
-    if everything and lab:
-        raise click.UsageError("--all cannot be combined with the name of a lab")
+    if everything and (lab or common.values_given()):
+        raise click.UsageError("--all cannot be combined with the name of a lab, or with --set")
     if labs and not everything:
         raise click.UsageError("--lab needs --all; name a running lab without --lab")
     if everything and provider:

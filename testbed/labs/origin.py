@@ -93,12 +93,13 @@ def later(record: Record) -> dict[str, str | None]:
     return found | {name: new for name, (_, new) in changed(record.variables, now or {}).items()}
 
 
-def named(settings: Settings, name: str) -> str:
+def named(settings: Settings, name: str, variables: Mapping[str, str] | None = None) -> str:
     """Return the lab's name for a name or for the path of a topology file.
 
-    A path selects the lab that was created from this file. Raises UsageError if the lab with the
-    file's name was created from another file, or if several labs were created from this file;
-    NoSuchLab if there is none and variables have no values, TopologyError for an unreadable file.
+    A path selects the lab that was created from this file, with ``variables`` the one that was
+    created with these values. Raises UsageError if the lab with the file's name was created from
+    another file or with other values, or if several labs were created from this file; NoSuchLab if
+    there is none and variables have no values, TopologyError for an unreadable file.
     """
     from testbed.labs.lab import labs
     from testbed.topology.variables import UNSET
@@ -107,20 +108,27 @@ def named(settings: Settings, name: str) -> str:
     if not is_a_path(name):
         # A word without "/" or suffix is a lab's name first, else a file that a lab came from.
         came = [] if name in state.labs() else _came_from(state, name)
-        return came[0] if len(came) == 1 else name
-    came = _came_from(state, name)  # the file may be deleted or edited
+        if len(came) != 1:
+            refuse_other_values(state.read(name), variables)
+            return name
+    else:
+        came = _came_from(state, name)  # the file may be deleted or edited
+    if variables:
+        alike = [lab for lab in came if _has_values(state.read(lab), variables)]
+        _refuse_unknown(name, alike, state, variables)
+        came = alike
     if len(came) == 1:
         return came[0]
     if came:
-        own = _name_in(name)
+        own = _name_in(name, variables)
         if own in came:
             return own
         raise UsageError(
             f"several labs were created from {name}: {', '.join(came)}",
-            hint="use the name of the lab",
+            hint="use the name of the lab, or --set with the values of its variables",
         )
     try:
-        topology = load(name)
+        topology = load(name, variables=variables)
     except TopologyError as error:
         if all(problem.wanted.startswith(UNSET) for problem in error.problems):
             raise NoSuchLab(
@@ -133,7 +141,40 @@ def named(settings: Settings, name: str) -> str:
     record = state.read(topology.name)
     if record or topology.name in labs(settings):
         refuse_other(topology, record)
+        refuse_other_values(record, variables)
     return topology.name
+
+
+def refuse_other_values(record: Record | None, variables: Mapping[str, str] | None) -> None:
+    """Raise UsageError if a lab was created with other values of variables than given ones."""
+    if record is None:
+        return
+    for name, value in (variables or {}).items():
+        if record.variables.get(name) != value:
+            has = record.variables.get(name)
+            made = f"without a variable {name}" if has is None else f"with {name}={has}"
+            raise UsageError(
+                f"lab {record.lab} was created {made}, not with {name}={value}",
+                where="--set",
+                hint=f"to use that lab, give its name without --set: {record.lab}",
+            )
+
+
+def _has_values(record: Record | None, variables: Mapping[str, str]) -> bool:
+    """Tell whether a lab was created with these values, as far as its file needed them."""
+    return record is not None and all(
+        record.variables.get(name, value) == value for name, value in variables.items()
+    )
+
+
+def _refuse_unknown(path: str, came: list[str], state: State, variables: Mapping[str, str]) -> None:
+    """Raise UsageError for a variable that the file does not have.
+
+    A record has only the variables whose value was needed; the file has all of them.
+    """
+    records = [record for lab in came if (record := state.read(lab))]
+    if any(name not in record.variables for record in records for name in variables):
+        load(path, variables=variables)
 
 
 def refuse_other(topology: Topology, record: Record | None) -> None:
@@ -160,9 +201,9 @@ def _came_from(state: State, path: str) -> list[str]:
     return found
 
 
-def _name_in(path: str) -> str | None:
+def _name_in(path: str, variables: Mapping[str, str] | None) -> str | None:
     """Return the lab's name in a file, or None if the file is unreadable."""
     try:
-        return load(path).name
+        return load(path, variables=variables).name
     except TestbedError:
         return None

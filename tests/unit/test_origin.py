@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
 import pytest
 
 from testbed import cli
@@ -22,6 +23,8 @@ from testbed.topology import Overrides, load, load_text
 from testbed.topology.load import file_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from testbed.testing.fakes import Bench
     from testbed.topology import Topology
 
@@ -320,6 +323,29 @@ def test_the_list_of_commands_is_whole() -> None:
         if words & {"lab", "lab_name"} or name in {"up", "diff", "fault", "vagrant"}:
             about_a_lab.add(name)
     assert about_a_lab == {argv[0] for argv in ON_A_LAB}
+
+
+def commands(group: click.Command, *words: str) -> Iterator[tuple[str, click.Command]]:
+    """Each command below a group, with its words."""
+    if not isinstance(group, click.Group):
+        yield " ".join(words), group
+        return
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        one = group.get_command(context, name)
+        assert one is not None
+        yield from commands(one, *words, name)
+
+
+def test_every_command_that_takes_a_file_takes_its_variables() -> None:
+    about_a_lab = {name for argv in ON_A_LAB for name in (argv[0], " ".join(argv[:2]))}
+    about_a_file = {"plan", "export", "topologies"}
+    tested = []
+    for words, one in commands(cli.cli):
+        if words in about_a_lab | about_a_file or words.startswith("fault "):
+            tested.append(words)
+            assert ["--set"] in [param.opts for param in one.params], words
+    assert {"verify", "fault loss", "vagrant left", "plan"} <= {*tested}
 
 
 @pytest.fixture

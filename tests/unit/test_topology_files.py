@@ -592,6 +592,52 @@ def test_a_file_means_its_lab_without_its_variables(bench: Bench, folder: Path) 
         origin.named(bench.settings, write("u.yaml", "name: ${NAME}\nnodes: []\n"))
 
 
+def test_the_values_of_variables_choose_a_lab_of_a_file(
+    bench: Bench, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    del folder
+    path = write("t.yaml", "name: lab-${N}\ndescription: ${X:-${Y:-}}\nnodes: {a: {}}\n")
+    run("up", path, "--set", "N=1")
+    run("up", path, "--set", "N=2", "--set", "X=x", "--set", "Y=unneeded")
+    run("up", path, "--set", "N=2", "--name", "other")
+
+    def shown(*words: str) -> object:
+        return json.loads(run("status", "--json", *words))["lab"]
+
+    assert shown(path, "--set", "N=1") == "lab-1"
+    assert shown(path, "--set", "N=2", "--set", "X=x", "--set", "Y=unneeded") == "lab-2"
+    assert shown("lab-1", "--set", "N=1") == "lab-1"
+    chosen = origin.named(bench.settings, path, {"N": "2"})
+    assert chosen == "lab-2", "of two, that with the name that the file gives"
+    before = bench.settings.state.labs()
+    for words in (
+        ("status", "lab-1", "--set", "N=2"),  # of a lab by its name
+        ("status", path, "--set", "M=2"),  # no variable of the file
+        ("verify", "--all", "--set", "N=2"),
+        ("down", "--all", "--set", "N=2"),
+    ):
+        assert cli.run([*words]) == 2, words
+    assert cli.run(["status", path, "--set", "N=3"]) == 4
+    run("down", path, "--set", "N=3")  # no such lab, which is no error
+    assert bench.settings.state.labs() == before
+    run("down", path, "--set", "N=1")
+    assert bench.settings.state.labs() == ["lab-2", "other"]
+    Path(path).write_text("name: same\ndescription: ${N}\nnodes: {a: {}}\n")
+    run("up", path, "--set", "N=5")
+    capsys.readouterr()
+    assert cli.run(["down", path, "--set", "N=6"]) == 2
+    assert "N=5" in capsys.readouterr().err, "the lab of that name has another value"
+    Path(path).unlink()
+    assert origin.named(bench.settings, path, {"N": "5"}) == "same", "the record knows it"
+
+
+def test_the_only_lab_has_the_values_that_were_given(bench: Bench, folder: Path) -> None:
+    del bench, folder
+    run("up", write("t.yaml", "name: t\ndescription: ${N}\nnodes: {a: {}}\n"), "--set", "N=1")
+    run("status", "--set", "N=1")
+    assert cli.run(["status", "--set", "N=2"]) == 2
+
+
 def test_the_option_set(bench: Bench) -> None:
     del bench
     for wrong in ("A", "=x", "1=x", "A B=x", ""):

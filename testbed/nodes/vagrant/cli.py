@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,6 +11,8 @@ from testbed.cli import common
 from testbed.requirement import need_root
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from testbed.labs.lab import Lab, Settings
     from testbed.nodes.base import NodeSpec
     from testbed.nodes.netns.node import NetnsNode
@@ -30,13 +32,14 @@ def command() -> None:
 @command.command("describe")
 @click.argument("topology", shell_complete=common.complete_topologies)
 @click.option("--make", is_flag=True, help="Create the machines' environment and SSH keys.")
-def describe(topology: str, make: bool) -> None:
+@common.variables_option
+def describe(topology: str, make: bool, **variant: Any) -> None:
     """Print the machines of a topology as JSON for the Vagrantfile."""
     from testbed.labs import base_steps
     from testbed.nodes.vagrant import outside
     from testbed.topology.load import is_path
 
-    settings, meant, provider = _meant(topology)
+    settings, meant, provider = _meant(topology, variant)
     specs = [
         base_steps.node_spec(meant, node)
         for node in meant.nodes.values()
@@ -48,13 +51,14 @@ def describe(topology: str, make: bool) -> None:
     # -P: Vagrant may run in a folder of another user, who could put a testbed there.
     own = [sys.executable, "-P", "-m", "testbed", "vagrant"]
     lasting = meant.file if is_path(topology) else topology  # Vagrant may run elsewhere
+    values = [f"--set={name}={value}" for name, value in meant.variables.items()]
     cell = provider.hypervisor(meant.name)
     common.print_json(
         {
             "box_url": _box_url(settings, cell) if cell else None,
             **outside.description(cell, specs),
-            "joined": [*own, "joined", lasting],
-            "left": [*own, "left", lasting],
+            "joined": [*own, "joined", *values, lasting],
+            "left": [*own, "left", *values, lasting],
         }
     )
 
@@ -62,14 +66,15 @@ def describe(topology: str, make: bool) -> None:
 @command.command("joined")
 @click.argument("topology")
 @click.argument("node")
-def joined(topology: str, node: str) -> None:
+@common.variables_option
+def joined(topology: str, node: str, **variant: Any) -> None:
     """Add a machine from Vagrant to its lab.
 
     After the last one, start the lab.
     """
     from testbed.cli.up import bring_up
 
-    settings, meant, _ = _meant(topology)
+    settings, meant, _ = _meant(topology, variant)
     need_root("`vagrant up`")
     lab = _lab(settings, meant)
     if lab.adopt(meant, node):
@@ -79,12 +84,13 @@ def joined(topology: str, node: str) -> None:
 @command.command("left")
 @click.argument("topology")
 @click.argument("node")
-def left(topology: str, node: str) -> None:
+@common.variables_option
+def left(topology: str, node: str, **variant: Any) -> None:
     """Remove a destroyed machine from its lab.
 
     After the last one, remove the lab.
     """
-    settings, meant, provider = _meant(topology)
+    settings, meant, provider = _meant(topology, variant)
     need_root("`vagrant destroy`")
     provider.destroy(meant.name, [node])
     if not provider.nodes(meant.name):
@@ -103,11 +109,11 @@ def _box_url(settings: Settings, cell: NetnsNode) -> str:
     return cell.socket(path)
 
 
-def _meant(topology: str) -> tuple[Settings, Topology, VagrantProvider]:
+def _meant(topology: str, variant: Mapping[str, Any]) -> tuple[Settings, Topology, VagrantProvider]:
     from testbed.nodes.vagrant.provider import VagrantProvider
 
     settings = common.make_settings()
-    meant: Topology = common.load_variant(topology, provider="vagrant")
+    meant: Topology = common.load_variant(topology, provider="vagrant", **variant)
     # There is no record until all machines have been added.
     if record := settings.state.read(meant.name):
         from testbed.labs import origin

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 
 @click.command("conformance")
+@common.set_option
 @click.argument("lab_name", metavar="[LAB]", required=False, shell_complete=common.complete_labs)
 @click.option(
     "--focus", default=FOCUS, show_default=True, metavar="REGEXP",

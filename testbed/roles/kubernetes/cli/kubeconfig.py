@@ -37,6 +37,7 @@ class _Command(common.RunsCommand):
     "-o", "--output", type=click.Path(path_type=Path, allow_dash=True), help="Write the file here."
 )
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port of 127.0.0.1; 0: any.")
+@common.set_option
 @click.argument("lab_name", metavar="LAB", shell_complete=common.complete_labs)
 @click.argument("argv", nargs=-1, type=click.UNPROCESSED, metavar="[COMMAND [ARG]...]")
 def command(output: Path | None, port: int, lab_name: str, argv: tuple[str, ...]) -> int:

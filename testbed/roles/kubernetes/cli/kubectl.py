@@ -29,6 +29,7 @@ optional.
 @click.command(
     "kubectl", help=HELP, short_help="Run kubectl on a lab's cluster.", cls=common.RunsCommand
 )
+@common.set_option
 @click.argument("lab_name", metavar="LAB", shell_complete=common.complete_labs)
 @click.argument("words", nargs=-1, required=True, type=click.UNPROCESSED, metavar="WORD...")
 def command(lab_name: str, words: tuple[str, ...]) -> int:
