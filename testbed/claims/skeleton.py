@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
-from testbed import files
 from testbed.claims.load import CATALOGUE, CLAIMS, SABOTAGES
 from testbed.errors import TopologyError, UsageError
-from testbed.topology.load import beside, load, load_text
-
-TOPOLOGY = """\
-# Two machines on one network. `testbed schema` describes all keys, for editors, too.
-name: {name}
-description: Two machines for the claims in the folder claims.
-networks:
-  lan: {{subnet: 10.168.0.0/24}}
-nodes:
-  node1: {{networks: {{lan: 10.168.0.2}}}}
-  node2: {{networks: {{lan: 10.168.0.3}}}}
-"""
+from testbed.topology import skeleton
+from testbed.topology.load import beside, load
 
 HEAD = """\
 # The catalogue as a whole. Without `labs`, its labs are the topologies in the folder above.
@@ -97,12 +85,12 @@ def create(folder: Path) -> list[Path]:
         raise UsageError(
             f"{claims} exists already", hint="choose another folder, or add to the files there"
         )
-    name = _name(folder)
+    name = skeleton.name_from(folder.name)
     texts: dict[Path, str] = {}
     found = _topology(folder)
     if found is None:
         topology, lab, node = f"{name}.yaml", name, "node1"
-        texts[folder / topology] = TOPOLOGY
+        texts[folder / topology] = skeleton.TOPOLOGY
     else:
         loaded = load(found)
         topology, lab, node = found.name, loaded.name, next(iter(loaded.nodes))
@@ -112,30 +100,16 @@ def create(folder: Path) -> list[Path]:
     texts[claims / SABOTAGES] = BROKEN
     if not (folder / "README.md").exists():
         texts[folder / "README.md"] = README.replace("test_{name}", "test_{module}")
-    words = {
-        "name": name,
-        "module": name.replace("-", "_"),
-        "title": name.replace("-", " ").capitalize(),
-        "topology": topology,
-        "lab": lab,
-        "node": node,
-    }
-    claims.mkdir(parents=True, exist_ok=True)
-    for path, text in texts.items():
-        files.write(path, text.format(**words))
-    return list(texts)
-
-
-def _name(folder: Path) -> str:
-    """Return a name for lab, document and claims, made from the folder's."""
-    word = re.sub(r"[^a-z0-9]+", "-", folder.name.lower()).strip("-")[:20].strip("-")
-    for name in (word, f"my-{word}"):
-        try:
-            load_text(TOPOLOGY.format(name=name), "a topology")
-        except TopologyError:  # not a name that a lab may have
-            continue
-        return name
-    return "my-lab"
+    return skeleton.write(
+        texts,
+        name=name,
+        module=name.replace("-", "_"),
+        title=name.replace("-", " ").capitalize(),
+        description="Two machines for the claims in the folder claims.",
+        topology=topology,
+        lab=lab,
+        node=node,
+    )
 
 
 def _topology(folder: Path) -> Path | None:

@@ -41,3 +41,23 @@ def test_a_report_and_its_fix_are_seen(bug: Path, tmp_path: Path) -> None:
         down = call(tmp_path, "down", "--all", env=state)
     assert done.status == 0, done.out + done.err
     assert down.status == 0, down.err
+
+
+@pytest.mark.seconds(4)
+def test_a_new_lab_runs_and_its_tests_fail_until_they_are_complete(tmp_path: Path) -> None:
+    state = {"TESTBED_STATE": str(tmp_path / "state")}
+    for words, status, counted in (
+        (["office"], 0, "1 other checks, 0 failed"),
+        (["report", "--bug", "moby/moby#1"], 1, "2 other checks, 2 failed"),
+    ):
+        folder = tmp_path / words[0]
+        assert call(tmp_path, "new", str(folder), *words[1:]).status == 0
+        try:
+            assert call(tmp_path, "up", str(folder / "lab.yaml"), "-q", env=state).status == 0
+            done = call(
+                tmp_path, "verify", str(folder / "lab.yaml"), str(folder / "tests"), env=state
+            )
+            assert done.status == status, done.out + done.err
+            assert counted in done.out
+        finally:
+            assert call(tmp_path, "down", "--all", env=state).status == 0
