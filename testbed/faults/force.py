@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from testbed.labs.lab import Lab
     from testbed.labs.run import Watch
     from testbed.nodes.base import Node
+    from testbed.nodes.place import Place
     from testbed.topology.model import Topology
 
 __all__ = ["Faults", "fault_of"]
@@ -149,10 +150,19 @@ class _Place:
         self._stopped = lab.stopped()
         self._by_hand = frozenset(lab.record().stopped)
         self._fabric = context.provider.fabric(lab.name)
-        self._ports = {n: context.provider.ports(self.topology, n) for n in self.topology.nodes}
-        direct = ((n, context.provider.direct(self.topology, n)) for n in self.topology.nodes)
-        #: Interfaces that lead directly to another node, each with that node's name, by node.
-        self._direct = {name: ends for name, ends in direct if ends}
+
+    @functools.cached_property
+    def _ports(self) -> dict[str, Sequence[str]]:
+        """The names of the ports of each node on the fabric."""
+        ports = self._context.provider.ports
+        return {name: ports(self.topology, name) for name in self.topology.nodes}
+
+    @functools.cached_property
+    def _direct(self) -> dict[str, Mapping[str, str]]:
+        """Interfaces that lead directly to another node, each with that node's name, by node."""
+        direct = self._context.provider.direct
+        found = ((name, direct(self.topology, name)) for name in self.topology.nodes)
+        return {name: ends for name, ends in found if ends}
 
     def apply(self, fault: Fault) -> bool:
         present = self._seen_of(fault)
@@ -250,15 +260,23 @@ class _Place:
     def _links(self, fabric: Node) -> list[Seen]:
         if which("nft") is None:  # without nft there are no rules of ours
             return []
-        places = [(fabric, means.TABLE), *((node, means.NODE_TABLE) for node in self._ends())]
+        places: list[tuple[Place, Sequence[str]]] = [(fabric, means.TABLE)]
+        places += [(place, means.NODE_TABLE) for place in self._ends()]
         listed = [
-            node.run(["nft", "-j", "list", "table", *table], check=False) for node, table in places
+            place.run(["nft", "-j", "list", "table", *table], check=False)
+            for place, table in places
         ]
         return means.links_seen(*(one.stdout for one in listed if one.ok))
 
-    def _ends(self) -> list[Node]:
-        """Return the nodes with links that lead directly to another one."""
-        return [node for node in self._answering() if node.name in self._direct]
+    def _ends(self) -> list[Place]:
+        """Return the networks of the nodes with links that lead directly to another one."""
+        found = []
+        for node in self._context.nodes.values():
+            if node.name in self._direct:
+                place = self._context.provider.network_of(self._lab.name, node)
+                if place is not node or node.name not in self._stopped:
+                    found.append(place)
+        return found
 
     def _set_links(self, faults: Sequence[Fault]) -> None:
         if which("nft") is None:
@@ -275,20 +293,20 @@ class _Place:
                 hint="use a kernel with it, or the fault `rate` (tbf)",
             )
         fabric.require(done)
-        for node in self._ends():
-            rules = means.end_rules(node.name, self._direct[node.name], faults)
-            node.run(["nft", "-f", "-"], input=rules.encode())
+        for place in self._ends():
+            rules = means.end_rules(place.name, self._direct[place.name], faults)
+            place.run(["nft", "-f", "-"], input=rules.encode())
 
     # -- queues -----------------------------------------------------------
 
     def _queues(self, fabric: Node) -> list[Seen]:
         show = ["tc", "-j", "qdisc", "show"]
         found = means.queues_seen(fabric.run(show).stdout, self._ports)
-        for node in self._ends():
-            ends = self._direct[node.name]
+        for place in self._ends():
+            ends = self._direct[place.name]
             # The far end of a link delays what goes to a node.
             ports = {peer: [name] for name, peer in ends.items()}
-            found += means.queues_seen(node.run(show).stdout, ports)
+            found += means.queues_seen(place.run(show).stdout, ports)
         return list({seen.fault: seen for seen in reversed(found)}.values())[::-1]
 
     def _set_queues(self, node: str, present: Iterable[Fault], wanted: Sequence[Fault]) -> None:
@@ -296,7 +314,7 @@ class _Place:
         if any(fault.kind == "delay" and fault.node == node for fault in wanted):
             self._need_netem(fabric)
         there = any(fault.kind in QUEUE_KINDS and fault.node == node for fault in present)
-        places: list[tuple[Node, Sequence[str]]] = [(fabric, self._ports[node])]
+        places: list[tuple[Place, Sequence[str]]] = [(fabric, self._ports[node])]
         for peer in self._ends():
             ends = self._direct[peer.name]
             places.append((peer, [name for name, far in ends.items() if far == node]))

@@ -268,14 +268,11 @@ def require(fault: Fault, topology: Topology) -> None:
     for name in filter(None, (fault.node, fault.peer)):
         if name not in topology.nodes:
             raise Unreadable("the name of a node", repr(name), nearest(name, topology.nodes))
-    node = topology.nodes[fault.node]
-    if topology.foreign is not None and fault.kind in (*LINK_KINDS, *QUEUE_KINDS):
-        hint = f"links of a file of {topology.foreign.format} have no faults; `stop` works"
-        raise Unreadable("a fault of nodes", repr(fault.kind), hint)
-    if fault.peer and not {*node.networks} & {*topology.nodes[fault.peer].networks}:
+    node, segments = topology.nodes[fault.node], topology.segments_of(fault.node)
+    if fault.peer and segments.isdisjoint(topology.segments_of(fault.peer)):
         hint = "they share no network; name two nodes that do"
         raise Unreadable("two nodes on one network", repr(fault.target), hint)
-    if fault.kind in (*LINK_KINDS, *QUEUE_KINDS) and not node.networks:
+    if fault.kind in (*LINK_KINDS, *QUEUE_KINDS) and not segments:
         raise Unreadable("a node on a network", repr(fault.node), "name another")
     if fault.service:
         known = [name for role in node.roles for name in ROLES[role].services]

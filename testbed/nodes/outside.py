@@ -40,9 +40,16 @@ class Outside:
         """Start a command and return without waiting for it.  Raises NoSuchNode."""
         return self._beside.spawn(argv)
 
-    def run(self, argv: Sequence[str], *, timeout: float = 60.0, check: bool = True) -> Result:
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        input: bytes | None = None,
+        timeout: float = 60.0,
+        check: bool = True,
+    ) -> Result:
         """Run a command to its end.  Raises as :meth:`testbed.nodes.base.Node.run` does."""
-        return self._beside.run(argv, timeout=timeout, check=check)
+        return self._beside.run(argv, input=input, timeout=timeout, check=check)
 
 
 class _Beside(ContainerNode):

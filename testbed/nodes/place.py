@@ -19,7 +19,14 @@ class Runs(Protocol):
     def slowness(self) -> float:
         """Slowdown factor, see :attr:`testbed.nodes.base.Node.slowness`."""
 
-    def run(self, argv: Sequence[str], *, timeout: float = ..., check: bool = ...) -> Result: ...
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        input: bytes | None = ...,
+        timeout: float = ...,
+        check: bool = ...,
+    ) -> Result: ...
 
 
 class Place(Runs, Protocol):

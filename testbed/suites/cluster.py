@@ -121,9 +121,18 @@ class Within:
     def slowness(self) -> float:
         return self.pod.slowness
 
-    def run(self, argv: Sequence[str], *, timeout: float = 60.0, check: bool = True) -> Result:
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        input: bytes | None = None,
+        timeout: float = 60.0,
+        check: bool = True,
+    ) -> Result:
         """Run a command in the container to its end."""
-        return self.pod.run(argv, container=self.container, timeout=timeout, check=check)
+        return self.pod.run(
+            argv, container=self.container, input=input, timeout=timeout, check=check
+        )
 
     def spawn(self, argv: Sequence[str]) -> Running:
         """Start a command in the container."""

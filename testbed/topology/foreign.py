@@ -51,12 +51,17 @@ class ForeignNode(Block):
     """A node, as the other tool creates it.
 
     ``digest`` identifies its settings in the file; a node with another digest is created again.
+    ``networks`` are the tool's names of networks that the node is on together with others, such as
+    bridges. Links between two nodes are not among them.
     """
 
     name: str
     kind: str = key(Text(), "The tool's word for this kind of node.", default="")
     image: str = key(Text(), "Image of its container.", default="")
     digest: str = key(Text(), "Digest of its settings.", default="")
+    networks: tuple[str, ...] = key(
+        Command(), "Networks of the tool that the node is on, beside its links.", default=()
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +92,15 @@ class Foreign(Block):
     @property
     def images(self) -> set[str]:
         return {node.image for node in self.nodes.values() if node.image}
+
+    def segments_of(self, node: str) -> frozenset[str]:
+        """Return names of everything that joins a node to others: networks, links to nodes."""
+        links = (
+            f"link {number}"
+            for number, link in enumerate(self.links)
+            if node in (ends := {end.at for end in link.ends}) and ends <= self.nodes.keys()
+        )
+        return frozenset([*self.nodes[node].networks, *links])
 
     def ends_of(self, node: str) -> Iterator[tuple[End, End]]:
         """Yield each end of a link at a node, with its peer."""

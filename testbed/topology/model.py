@@ -512,6 +512,12 @@ class Topology(Block):
         """The providers of the nodes, without duplicates, in the file's order."""
         return tuple(dict.fromkeys(self.provider_of(name) for name in self.nodes))
 
+    def segments_of(self, node: str) -> frozenset[str]:
+        """Return names of everything that joins a node to others."""
+        if self.foreign is not None:
+            return self.foreign.segments_of(node)
+        return frozenset(self.nodes[node].networks)
+
     @property
     def maker(self) -> str:
         """The provider of all nodes with a role; ``mixed`` for several.

@@ -17,6 +17,7 @@ from commands import Said, call
 
 from testbed.cli.common import make_settings
 from testbed.errors import StepsFailed
+from testbed.faults.force import Faults, fault_of
 from testbed.labs.lab import Lab
 from testbed.labs.live import LiveLab
 from testbed.labs.state import State
@@ -53,6 +54,25 @@ topology:
       image: alpine:3
       restart-policy: "no"
       cmd: sh -c 'echo last words; exit 3'
+"""
+FAULTS = """\
+name: faults
+topology:
+  defaults: {kind: linux, image: "alpine:3"}
+  nodes:
+    left: {}
+    right: {network-mode: none}
+    third: {}
+    br-f: {kind: bridge}
+  links:
+    - endpoints: [left:eth1, right:eth1]
+      ipv4: [10.9.0.1/24, 10.9.0.2/24]
+    - endpoints: [left:eth2, br-f:p1]
+      ipv4: [10.8.0.1/24]
+    - endpoints: [right:eth2, br-f:p2]
+      ipv4: [10.8.0.2/24]
+    - endpoints: [third:eth2, br-f:p3]
+      ipv4: [10.8.0.3/24]
 """
 TEMPLATE = """\
 name: templated
@@ -177,6 +197,50 @@ def test_up_restores_links_and_addresses(folder: Path) -> None:
     changed = {done.step.name for done in lab.up(load(file)).changed}
     assert changed == {"node Left", "node Right"}
     assert status(lab.context()).ok
+
+
+def test_faults_of_links(folder: Path) -> None:
+    file = folder / "faults.clab.yml"
+    file.write_text(FAULTS)
+    lab, topology = up(file)
+    left, faults = lab.node("left"), Faults(lab)
+    managed = {
+        name: json.loads(lab.node(name).run(["ip", "-j", "-4", "address"]).stdout)
+        for name in ("right", "third")
+    }
+    (third,) = (
+        one["local"]
+        for link in managed["third"]
+        if link["ifname"] == "eth0"
+        for one in link["addr_info"]
+    )
+    assert not any(link["ifname"] == "eth0" for link in managed["right"])
+    addresses = {"link": "10.9.0.2", "bridge": "10.8.0.2", "other": "10.8.0.3", "managed": third}
+
+    def lost() -> set[str]:
+        ping = ["ping", "-c1", "-W1"]
+        return {n for n, a in addresses.items() if not left.run([*ping, a], check=False).ok}
+
+    assert lost() == set()
+    for words, wanted in {
+        "partition left:right": {"link", "bridge"},
+        "partition third": {"other", "managed"},
+        "partition left": {*addresses},
+        "loss left:right 99.999%": {"link", "bridge"},
+        "rate right 1mbit": set(),
+    }.items():
+        assert faults.apply(fault_of(words, topology))
+        assert lost() == wanted, words
+        assert [seen.fault.words for seen in faults.in_force()] == [words]
+        assert [fault.words for fault in faults.heal()] == [words]
+    assert lost() == set()
+    faults.apply(fault_of("rate left 64kbit", topology))
+    for node, device in (("right", "eth1"), ("right", "eth0")):
+        place = LiveLab(lab.context()).network(node)
+        shown = place.run(["tc", "qdisc", "show", "dev", device], check=False).stdout
+        assert ("tbf" in shown) is (device == "eth1")
+    faults.heal()
+    assert "tbf" not in LiveLab(lab.context()).network("right").run(["tc", "qdisc", "show"]).stdout
 
 
 def test_a_replaced_image_is_loaded_and_its_nodes_are_created_again(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from testbed.errors import TopologyError
-from testbed.nodes.containerlab import resolve, topofile
+from testbed.nodes.containerlab import resolve, topofile, userfile
 from testbed.nodes.containerlab.format import TopoFile
 from testbed.process import Completed
 from testbed.registry import FORMATS
@@ -112,6 +112,54 @@ def test_nodes_links_and_images() -> None:
 def test_values_come_from_the_nearest_layer(layers: str, kind: str, image: str) -> None:
     found = topology(layers)
     assert (found.kind("n"), found.image("n")) == (kind, image)
+
+
+MANY = """\
+name: many
+topology:
+  defaults: {kind: linux}
+  nodes:
+    a: {}
+    b: {network-mode: none}
+    c: {network-mode: "container:a"}
+    d: {network-mode: host}
+    br: {kind: bridge}
+    "br1|a": {kind: bridge}
+  links:
+    - endpoints: [a:eth1, b:eth1]
+    - endpoints: [b:eth2, br:p2]
+    - endpoints: [a:eth2, br:p1]
+    - endpoints: [b:eth3, "br1|a:p3"]
+    - endpoints: [b:eth4, mgmt-net:p4]
+    - endpoints: [b:eth5, host:p5]
+    - endpoints: [b:eth6, "macvlan:lo"]
+"""
+
+
+def test_networks_of_nodes_beside_their_links() -> None:
+    found = topofile.Definitions(topofile.parse(MANY, Problems("x")))
+    assert {name: found.networks(name) for name in "abcd"} == {
+        "a": ["mgmt-net", "br", "br1|a:p3"],
+        "b": ["br", "br1|a:p3", "mgmt-net"],
+        "c": [],
+        "d": [],
+    }
+
+
+def test_ports_and_direct_links_for_faults() -> None:
+    whole = read(MANY)
+    foreign = load_data(
+        {**whole, "foreign": {**whole["foreign"], "format": "containerlab"}}, "a record"
+    ).foreign
+    assert foreign is not None
+    assert userfile.ports(foreign, "a") == ["p1"]
+    assert userfile.ports(foreign, "b") == ["p2", "p4"]
+    assert userfile.direct(foreign, "a") == {"eth1": "b", "p3": "b"}
+    assert userfile.direct(foreign, "b") == {"eth1": "a", "eth3": "a"}
+    assert foreign.segments_of("a") & foreign.segments_of("b") == {
+        "link 0", "br", "br1|a:p3", "mgmt-net",
+    }  # fmt: skip
+    assert not foreign.segments_of("c")
 
 
 def test_scalars_are_texts_and_merges_are_made() -> None:

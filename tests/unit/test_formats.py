@@ -11,12 +11,13 @@ import pytest
 from testbed import cli
 from testbed.claims.load import load as load_catalogue
 from testbed.errors import TopologyError, UsageError
-from testbed.faults.force import fault_of
+from testbed.faults import force
+from testbed.faults.force import Faults, fault_of
 from testbed.labs import origin
 from testbed.labs.lab import Lab
 from testbed.labs.status import status
 from testbed.nodes.base import Result
-from testbed.nodes.fake import FakeProvider
+from testbed.nodes.fake import Answer, FakeProvider
 from testbed.registry import FORMATS
 from testbed.testing.fakes import declare
 from testbed.topology import Overrides, Topology, load, load_data, load_text, names, schema
@@ -57,6 +58,8 @@ class Toy(Format):
             if not space:
                 problems.add_at(number, 1, "NODE IMAGE", repr(line), "add an image")
             nodes[name] = {"kind": "box", "image": image, "digest": line}
+            if image.endswith("@hub"):
+                nodes[name]["networks"] = ["hub"]
         ends: list[dict[str, Any]] = [{"at": name, "interface": "e1"} for name in nodes]
         ends[0]["addresses"] = ["10.0.0.1/24", "2001:db8::1/64"]
         return {
@@ -74,13 +77,25 @@ class Outside:
     """A place in a node's network, with ip(8): one node has its link with both addresses."""
 
     slowness = 1.0
+    rules: ClassVar[dict[str, str]] = {}  # input of nft, by node
 
     def __init__(self, name: str, *, has_link: bool) -> None:
         self.name = name
         self.has_link = has_link
 
-    def run(self, argv: Sequence[str], *, timeout: float = 60.0, check: bool = True) -> Result:
-        del timeout, check
+    def run(self, argv: Sequence[str], *, input: bytes | None = None, **_: Any) -> Result:
+        if argv[:3] == ["nft", "-f", "-"]:
+            self.rules[self.name] = (input or b"").decode()
+            return Result(tuple(argv), 0, b"", b"")
+        if argv[0] == "nft":
+            rules = [r for r in self.rules.get(self.name, "").splitlines() if r.startswith("add r")]
+            listed = [
+                {"rule": {"comment": r.split('"')[-2], "expr": [{"counter": {"packets": 1}}]}}
+                for r in rules
+            ]
+            return Result(tuple(argv), 0, json.dumps({"nftables": listed}).encode(), b"")
+        if argv[0] == "tc":
+            return Result(tuple(argv), 0, b"[]", b"")
         links = [{"ifname": "lo", "flags": ["UP"]}, link("eth0", ("inet", "172.20.20.2", 24))]
         if self.has_link:
             links.append(link("e1", ("inet", "10.0.0.1", 24), ("inet6", "2001:db8::1", 64)))
@@ -128,6 +143,10 @@ class Deploying(FakeProvider):
     def network_of(self, lab: str, node: Node) -> Place:
         del lab
         return Outside(node.name, has_link=node.name not in self.lost)
+
+    def direct(self, topology: Topology, node: str) -> dict[str, str]:
+        assert topology.foreign is not None
+        return {end.interface: peer.at for end, peer in topology.foreign.ends_of(node)}
 
     def restore(
         self, lab: str, topology: Topology, node: Node, differences: Sequence[Difference]
@@ -203,13 +222,30 @@ def test_options_that_do_not_apply_are_refused() -> None:
     assert load("one.toy.yml", Overrides(provider="netns")).provider == "netns"
 
 
-def test_faults_of_links_are_refused_with_the_reason() -> None:
-    topology = load("one.toy.yml")
-    for words in ("partition PC1:R_2", "loss PC1 5%"):
-        with pytest.raises(UsageError) as error:
+def test_faults_of_links_need_a_link_or_a_network() -> None:
+    Path("hubs.toy").write_text("a x\nb x@hub\nc x@hub\nalone x\n")
+    topology = load("hubs.toy")
+    for words in ("partition a:b", "loss b:c 5%", "rate c 1mbit", "delay a 5ms", "stop alone"):
+        assert fault_of(words, topology).words == words
+    for words in ("partition a:c", "partition alone:b", "loss alone 5%", "rate alone 1mbit"):
+        with pytest.raises(UsageError):
             fault_of(words, topology)
-        assert "toy" in (error.value.hint or "")
-    assert fault_of("stop PC1", topology).node == "PC1"
+
+
+def test_faults_act_in_the_networks_of_nodes(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(force, "which", lambda name: f"/usr/sbin/{name}")
+    topology = load("one.toy.yml")
+    lab.up(topology)
+    provider = lab.settings.providers["netns"]
+    assert isinstance(provider, Deploying)
+    provider.script(["nft", "-j"], Answer(1, err=b"No such file or directory"), "fabric")
+    Outside.rules.clear()
+    Faults(lab).apply(fault_of("partition PC1:R_2", topology))
+    assert [*Outside.rules] == ["PC1", "R_2"], "from outside of the nodes, which have no nft"
+    assert all('device "e1"' in rules for rules in Outside.rules.values())
+    assert [seen.fault.words for seen in Faults(lab).in_force()] == ["partition PC1:R_2"]
+    Faults(lab).heal()
+    assert not any("add rule" in rules for rules in Outside.rules.values())
 
 
 def test_shipped_topologies_need_no_format(monkeypatch: pytest.MonkeyPatch) -> None:

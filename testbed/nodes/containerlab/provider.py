@@ -402,6 +402,25 @@ class ContainerlabProvider(CellProvider):
 
     # -- faults -----------------------------------------------------------
 
+    def ports(self, topology: Topology, node: str) -> list[str]:
+        if topology.foreign is None:
+            return super().ports(topology, node)
+        from testbed.nodes.containerlab import userfile
+
+        cell = self._cell(topology.name)
+        container = None if cell is None else self._containers(cell).get(node)
+        found = userfile.ports(topology.foreign, node)
+        if cell is not None and container is not None and cell.runs(container):
+            found += userfile.management_ports(topology.foreign, cell, container)
+        return found
+
+    def direct(self, topology: Topology, node: str) -> dict[str, str]:
+        if topology.foreign is None:
+            return super().direct(topology, node)
+        from testbed.nodes.containerlab import userfile
+
+        return userfile.direct(topology.foreign, node)
+
     def pause(self, lab: str, node: str) -> None:
         self._freeze(lab, node, on=True)
 

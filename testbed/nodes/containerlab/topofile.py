@@ -23,6 +23,14 @@ PROVIDER = "containerlab"
 NO_NODES = frozenset({"bridge", "ovs-bridge", "host", "k8s-kind"})
 #: Kinds of bridges that must exist on the host before the deployment.
 BRIDGES = frozenset({"bridge", "ovs-bridge"})
+#: The management network, as an end of links (manual/topo-def-file, "mgmt-net").
+MANAGEMENT = "mgmt-net"
+#: The interface of a container on the management network, which is its first one (moby).
+MANAGED = "eth0"
+#: Network modes of containers that are not on it (runtime/docker, processNetworkMode).
+UNMANAGED = frozenset({"none", "host", "container"})
+#: Between a bridge in a node and the node: ``br0|node``.
+INSIDE = "|"
 #: The kind of containers that somebody else has started.
 OTHERS = "ext-container"
 #: The kind whose addresses on links nobody sets: other kinds read them for their configuration.
@@ -65,14 +73,7 @@ def read(text: str, path: Path, problems: Problems) -> dict[str, Any]:
             "lab": lab,
             "file": place,
             "text": text,
-            "nodes": {
-                name: {
-                    "kind": topology.kind(name),
-                    "image": topology.image(name),
-                    "digest": topology.digest(name),
-                }
-                for name in nodes
-            },
+            "nodes": {name: topology.plain(name) for name in nodes},
             "links": [{"ends": ends} for ends in links],
         },
     }
@@ -204,9 +205,33 @@ class Definitions:
         """Return the container that somebody else must have started for a node, or its kind."""
         if self.kind(name) == OTHERS:
             return OTHERS
-        modes = (str(one["network-mode"]) for one in self._layers(name) if one.get("network-mode"))
-        mode, _, other = next(modes, "").partition(":")
+        mode, _, other = self._network_mode(name).partition(":")
         return other if mode == "container" and other not in self._nodes else ""
+
+    def _network_mode(self, name: str) -> str:
+        modes = (str(one["network-mode"]) for one in self._layers(name) if one.get("network-mode"))
+        return next(modes, "")
+
+    def networks(self, name: str) -> list[str]:
+        """Return the networks that a node is on beside its links to nodes.
+
+        They are the management network, bridges of the host, and each port of a bridge in a node,
+        which joins two nodes as a link does.
+        """
+        found = []
+        if self._network_mode(name).partition(":")[0] not in UNMANAGED:
+            found.append(MANAGEMENT)
+        for ends in self.links():
+            for end, peer in (ends, ends[::-1]):
+                if INSIDE in peer["at"] and name in (end["at"], owner(peer["at"])):
+                    found.append("{at}:{interface}".format(**peer))
+                elif end["at"] == name and self.is_network(peer["at"]):
+                    found.append(peer["at"])
+        return list(dict.fromkeys(found))
+
+    def is_network(self, name: str) -> bool:
+        """Tell whether an end of a link is a bridge of the host."""
+        return name == MANAGEMENT or (name in self._nodes and self.kind(name) in BRIDGES)
 
     def digest(self, name: str) -> str:
         """Return a digest of everything that the file says about a node and its links."""
@@ -215,6 +240,16 @@ class Definitions:
         rest = {key: self.root.get(key) for key in ("prefix", "mgmt", "settings")}
         data = json.dumps([self._layers(name), mine, rest], sort_keys=True)
         return hashlib.sha256(data.encode()).hexdigest()[:12]
+
+    def plain(self, name: str) -> dict[str, Any]:
+        """Return a node in plain form (:class:`testbed.topology.foreign.ForeignNode`)."""
+        networks = self.networks(name)
+        return {
+            "kind": self.kind(name),
+            "image": self.image(name),
+            "digest": self.digest(name),
+            **({"networks": networks} if networks else {}),
+        }
 
     def links(self) -> Iterator[list[dict[str, Any]]]:
         """Yield both ends of each link."""
@@ -255,13 +290,22 @@ class Definitions:
         return end
 
 
+def owner(name: str) -> str:
+    """Return the node that a bridge is in; empty for a bridge of the host.
+
+    >>> owner("br0|node1"), owner("br0")
+    ('node1', '')
+    """
+    return name.partition(INSIDE)[2]
+
+
 def host_links(text: str) -> list[str]:
     """Return the links that must exist on the host of containerlab: bridges, macvlan's parents.
 
     A bridge in the network namespace of a node, ``NAME|NODE``, is containerlab's own affair.
     """
     found = Definitions(parse(text, Problems("")))
-    names = [name for name in found.nodes if found.kind(name) in BRIDGES and "|" not in name]
+    names = [name for name in found.nodes if found.kind(name) in BRIDGES and INSIDE not in name]
     for ends in found.links():
         names += [end["interface"] for end in ends if end["at"] == "macvlan"]
     return list(dict.fromkeys(names))

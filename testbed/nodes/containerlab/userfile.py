@@ -245,11 +245,52 @@ class Entered:
     def spawn(self, argv: Sequence[str]) -> Running:
         return self.cell.spawn([*self._enter(), *argv])
 
-    def run(self, argv: Sequence[str], *, timeout: float = 60.0, check: bool = True) -> Result:
-        return self.cell.run([*self._enter(), *argv], timeout=timeout, check=check)
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        input: bytes | None = None,
+        timeout: float = 60.0,
+        check: bool = True,
+    ) -> Result:
+        argv = [*self._enter(), *argv]
+        return self.cell.run(argv, input=input, timeout=timeout, check=check)
 
     def _enter(self) -> list[str]:
         return ["nsenter", f"--net=/proc/{self.pid}/ns/net"]
+
+
+def ports(foreign: Foreign, node: str) -> list[str]:
+    """Return the names of a node's ports on the bridges that the file names."""
+    networks = foreign.nodes[node].networks
+    return [peer.interface for _, peer in foreign.ends_of(node) if peer.at in networks]
+
+
+def management_ports(foreign: Foreign, cell: Cell, container: Container) -> list[str]:
+    """Return the name of a running node's port on the management network, if it is on that."""
+    if topofile.MANAGEMENT not in foreign.nodes[container.node].networks:
+        return []
+    network = Entered(cell.node, container.node, container.pid)
+    shown = network.run(["ip", "-j", "link", "show", "dev", topofile.MANAGED], check=False)
+    if not shown.ok:  # somebody has removed it
+        return []
+    far = json.loads(shown.stdout)[0].get("link_index")
+    links = json.loads(cell.node.run(["ip", "-j", "link"]).stdout)
+    return [link["ifname"] for link in links if link["ifindex"] == far]
+
+
+def direct(foreign: Foreign, node: str) -> dict[str, str]:
+    """Return the interfaces of a node that are joined to another node, with that node's name.
+
+    A bridge in a node is a part of that node.
+    """
+    found = {}
+    for link in foreign.links:
+        for end, peer in (link.ends, link.ends[::-1]):
+            here, there = (topofile.owner(one.at) or one.at for one in (end, peer))
+            if here == node != there and there in foreign.nodes and end.interface:
+                found[end.interface] = there
+    return found
 
 
 def hint(words: str) -> str:
