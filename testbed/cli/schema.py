@@ -7,16 +7,18 @@ import click
 from testbed.cli import common
 
 TOPOLOGY = "topology"
+WALK = "walk"
 OF_CATALOGUES = ("document", "catalogue", "sabotages", "translations")
 
 
 @click.command("schema")
-@click.argument("kind", type=click.Choice([TOPOLOGY, *OF_CATALOGUES]), default=TOPOLOGY)
+@click.argument("kind", type=click.Choice([TOPOLOGY, *OF_CATALOGUES, WALK]), default=TOPOLOGY)
 @click.option("--markdown", is_flag=True, help="Print the keys of topology files as tables.")
 def command(kind: str, markdown: bool) -> None:
     """Print a JSON Schema, for editors.
 
-    It describes topology files, or one KIND of file of a catalogue (docs/claims.md).
+    It describes topology files, one KIND of file of a catalogue (docs/claims.md), or saved
+    walks (docs/walk.md).
     """
     if markdown:
         if kind != TOPOLOGY:
@@ -28,6 +30,10 @@ def command(kind: str, markdown: bool) -> None:
         from testbed.topology.schema import as_written
 
         common.print_json(as_written())
+    elif kind == WALK:
+        from testbed.walk.saved import schema
+
+        common.print_json(schema())
     else:
         from testbed.claims.schema import schemas
 

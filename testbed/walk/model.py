@@ -12,7 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from testbed.walk.compare import Path
 
 FORMAT = 1  #: of :meth:`Walk.to_dict`; one more when a field changes its meaning
 
@@ -166,6 +169,10 @@ class Leg:
     copies: int = 0
 
 
+class Hops(list[str]):
+    """The labels of a walk's hops; in pytest a failed assertion shows them as a path."""
+
+
 @dataclass(frozen=True, slots=True)
 class Walk:
     """A request, and the ways of its packets.
@@ -184,9 +191,9 @@ class Walk:
     warnings: tuple[str, ...] = ()
 
     @property
-    def hops(self) -> list[str]:
+    def hops(self) -> Hops:
         """The labels of all hops, for assertions in tests."""
-        return [hop.label for leg in self.legs for hop in leg.hops]
+        return Hops(hop.label for leg in self.legs for hop in leg.hops)
 
     @property
     def arrived(self) -> bool:
@@ -196,6 +203,20 @@ class Walk:
         """Return the walk as data for JSON; frames are base16 text."""
         data = {"format": FORMAT, **asdict(self), "arrived": self.arrived}
         return {key: _plain(value) for key, value in data.items()}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Walk:
+        """Return the walk that :meth:`to_dict` gave.  Raises UsageError, which names the place."""
+        from testbed.walk.saved import from_dict
+
+        return from_dict(data)
+
+    @property
+    def path(self) -> Path:
+        """The way alone, to compare with that of another walk: without times, MACs and ids."""
+        from testbed.walk.compare import path
+
+        return path(self)
 
 
 def _plain(value: Any) -> Any:
