@@ -1,0 +1,182 @@
+"""A walk for the terminal: hops as a tree, by machine and by network namespace.
+
+Nothing is cut: on a narrow terminal the reasons go below the places, and long lines are wrapped
+between words. Colours are those of click, which leaves them out where there is no terminal.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from testbed.walk.render import words
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from testbed.walk.compare import Difference
+    from testbed.walk.model import Hop, Leg, Walk
+    from testbed.walk.render.words import Note
+
+NARROWEST = 40  # columns; a terminal with fewer wraps the lines itself
+LONGEST_NAME = 26  # columns for names of places; the reasons of longer ones begin below
+SIDE_BY_SIDE = 44  # columns that reasons need beside the places
+TIME = 9  # "0.123 ms" and a space
+STYLES: dict[str, dict[str, Any]] = {
+    "change": {"fg": "yellow"}, "rule": {"fg": "cyan"}, "drop": {"fg": "red", "bold": True},
+    "fact": {},
+}  # fmt: skip
+
+
+def lines(walk: Walk, *, width: int) -> Iterator[str]:
+    """Yield the lines of a walk for a terminal of ``width`` columns."""
+    width = max(width, NARROWEST)
+    head = f"{walk.source} → {walk.target}"
+    yield from _wrapped(f"{head}, {walk.request}", width, "", "  ", fg=None, bold=True)
+    for leg in walk.legs:
+        yield ""
+        yield from _Leg(walk, leg, width).lines()
+    yield ""
+    for text in walk.warnings:
+        yield from _wrapped(f"! {text}", width, "", "  ", fg="yellow")
+    if signs := [f"{words.SIGNS[one]} {words.MEANINGS[one]}" for one in words.origins(walk)]:
+        yield from _packed(signs, width)
+    for leg in walk.legs:
+        yield from closing(leg, width, named=len(walk.legs) > 1)
+
+
+def closing(leg: Leg, width: int, *, named: bool = False) -> Iterator[str]:
+    """Yield the result of a leg: that the packet arrived, or where it was lost and why."""
+    head = f"{leg.direction}: " if named else ""
+    where, why = words.loss(leg)
+    if not leg.arrived:
+        text = f"{head}LOST at {where}" + (f": {why}" if why else "")
+        yield from _wrapped(f"✗ {text}", width, "", "  ", fg="red", bold=True)
+        return
+    after = words.duration(leg)
+    places = f"{len(leg.hops)} places on {_count(leg)}"
+    text = f"{head}arrived" + (f" after {after}" if after else "") + f", {places}"
+    yield from _wrapped(f"✓ {text}", width, "", "  ", fg="green", bold=True)
+
+
+def _count(leg: Leg) -> str:
+    count = len({hop.spot.machine for hop in leg.hops if not hop.spot.fabric})
+    return f"{count} {'machine' if count == 1 else 'machines'}"
+
+
+def difference(found: Difference, *, width: int) -> Iterator[str]:
+    """Yield the lines of a difference of two paths."""
+    colours = {"-": "red", "+": "green", " ": None}
+    for sign, text in found.lines:
+        indent = " " * (len(text) - len(text.lstrip()) + 4)
+        yield from _wrapped(
+            f"{sign} {text}", max(width, NARROWEST), "", indent, fg=colours[sign], dim=sign == " "
+        )
+
+
+class _Leg:
+    """The lines of a leg, with columns as wide as its places need."""
+
+    def __init__(self, walk: Walk, leg: Leg, width: int) -> None:
+        self._walk, self._leg, self._width = walk, leg, width
+        longest = max((len(self._name(hop)) for hop in leg.hops if not hop.spot.fabric), default=0)
+        self._names = min(longest, LONGEST_NAME) + 2
+        self._column = 2 + TIME + 1 + self._names  # where the reasons begin
+        self._wide = width - self._column >= SIDE_BY_SIDE
+
+    @staticmethod
+    def _name(hop: Hop) -> str:
+        return ("✗ " if hop.kind == "end" else "") + words.name(hop)
+
+    def lines(self) -> Iterator[str]:
+        leg = self._leg
+        packet = words.summary(leg, self._walk.names)
+        head = f"{leg.direction}  {packet}".rstrip()
+        yield from _wrapped(head, self._width, "", "  ", dim=True)
+        if leg.copies:
+            count = f"{leg.copies} {'copy' if leg.copies == 1 else 'copies'}"
+            yield click.style(f"  sent again: {count}, not shown", dim=True)
+        for group in words.groups(leg):
+            if group.fabric:
+                yield from self._fabric(group)
+                continue
+            yield click.style(group.machine, bold=True)
+            for index, (space, hops) in enumerate(group.spaces):
+                if space or index or len(group.spaces) > 1:
+                    bend = "├" if index else "┌"
+                    yield f"{bend} " + click.style(space or "host", bold=bool(space), dim=not space)
+                for hop in hops:
+                    yield from self._hop(hop)
+
+    def _fabric(self, group: words.Group) -> Iterator[str]:
+        yield click.style(f"═ {group.machine}", bold=True) + click.style("  network", dim=True)
+        for hop in group.hops:
+            for note in words.notes(hop):
+                yield from self._note(note, "  ", self._width)
+
+    def _hop(self, hop: Hop) -> Iterator[str]:
+        name, notes = self._name(hop), words.notes(hop)
+        if hop.kind == "end":
+            name = f" {name} "
+            shown = click.style(name, fg="white", bg="red", bold=True)
+            notes.insert(0, words.Note("drop", f"at {words.place(hop)}"))
+        else:
+            bold = hop.kind in ("device", "process")
+            shown = click.style(name, bold=bold, dim=hop.kind == "blind")
+        time = words.milliseconds(hop.seconds)
+        if not self._wide:  # the places first, to lead the eye
+            yield f"│ {shown}" + (f"  {click.style(time, dim=True)}" if time else "")
+            for note in notes:
+                yield from self._note(note, "│   ", self._width)
+            return
+        head = f"│ {click.style(f'{time:>{TIME}}', dim=True)} {shown}"
+        below = "│".ljust(self._column)
+        texts = [line for note in notes for line in self._note(note, below, self._width)]
+        if texts and len(name) < self._names:
+            head += " " * (self._names - len(name)) + texts.pop(0).removeprefix(below)
+        yield head
+        yield from texts
+
+    @staticmethod
+    def _note(note: Note, gutter: str, width: int) -> Iterator[str]:
+        """Yield a wrapped note behind ``gutter``, with its source where there is room."""
+        sign = f"{note.sign} " if note.sign else ""
+        room = width - len(gutter + sign)
+        found = textwrap.wrap(note.text, room, break_on_hyphens=False) or [""]
+        for index, text in enumerate(found):
+            lead = " " * len(sign) if index else click.style(sign, dim=True)
+            line = f"{gutter}{lead}{click.style(text, **STYLES[note.kind])}"
+            source = f"  ({note.source})"
+            if len(found) == 1 and note.source and len(text + source) <= room:
+                line += click.style(source, dim=True)
+            yield line
+
+
+def _packed(texts: list[str], width: int) -> Iterator[str]:
+    """Yield texts side by side where they fit, otherwise below each other."""
+    line = ""
+    for text in texts:
+        if line and len(line) + 3 + len(text) > width:
+            yield click.style(line, dim=True)
+            line = ""
+        line = f"{line}   {text}" if line else text
+    yield click.style(line, dim=True)
+
+
+def _wrapped(
+    text: str,
+    width: int,
+    first: str,
+    indent: str,
+    *,
+    fg: str | None = None,
+    bold: bool = False,
+    dim: bool = False,
+) -> Iterator[str]:
+    for line in textwrap.wrap(
+        text, width, initial_indent=first, subsequent_indent=indent, break_on_hyphens=False,
+        drop_whitespace=True,
+    ):  # fmt: skip
+        yield click.style(line, fg=fg, bold=bold or None, dim=dim or None)

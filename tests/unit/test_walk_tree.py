@@ -1,0 +1,125 @@
+"""A walk on the terminal: whole at every width, and clear about a loss."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import click
+import pytest
+from walks import across, all_walks, dropped, published, same_bridge
+
+from testbed.walk.compare import compare
+from testbed.walk.model import Hop, Leg, Rule, Spot, Walk
+from testbed.walk.render import tree
+
+WIDTHS = (40, 57, 72, 80, 100, 132, 200)
+WALKS = all_walks()
+
+
+def shown(walk: Walk, width: int = 100) -> list[str]:
+    return [click.unstyle(line) for line in tree.lines(walk, width=width)]
+
+
+def run_on(lines: list[str]) -> str:
+    """The text without line breaks, gutters and spaces."""
+    return re.sub(r"[\s│]+", "", "".join(lines))
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("name", WALKS)
+def test_no_line_is_too_long_and_no_word_is_lost(name: str, width: int) -> None:
+    walk = WALKS[name]
+    lines = shown(walk, width)
+    assert max(map(len, lines)) <= width
+    whole = run_on(lines)
+    for leg in walk.legs:
+        for hop in leg.hops:
+            texts = [*(fact.text for fact in hop.facts), *(rule.text for rule in hop.rules)]
+            for text in [hop.spot.machine, hop.spot.space, hop.spot.interface, *texts]:
+                assert run_on([text]) in whole, text
+    for warning in walk.warnings:
+        assert run_on([warning]) in whole
+
+
+def test_a_terminal_of_no_width_is_as_one_of_40_columns() -> None:
+    assert shown(across(), 0) == shown(across(), 40)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_loss_is_named_at_its_place_and_in_the_last_line(width: int) -> None:
+    lines = shown(dropped(), width)
+    (at,) = [number for number, line in enumerate(lines) if "✗ LOST " in line and "│" in line]
+    below = run_on(lines[at : at + 8])
+    assert "atnode2,filterFORWARD" in below
+    assert "#1-AFORWARD-s100.96.1.0/24-jDROP" in below
+    last = next(n for n, line in enumerate(lines) if line.startswith("✗ LOST"))
+    assert "rule1offilterFORWARDdropsthepacket" in run_on(lines[last:])
+    assert not any("✗" in line for line in shown(across(), width))
+
+
+def test_a_lost_packet_without_a_known_end_is_lost_at_its_last_place() -> None:
+    walk = across()
+    (leg,) = walk.legs
+    cut = replace(walk, legs=(replace(leg, hops=leg.hops[:4], arrived=False),))
+    assert shown(cut)[-1] == "✗ LOST at node1:docker0"
+    nothing = replace(walk, legs=(Leg("there", (), arrived=False),))
+    assert shown(nothing)[-1].startswith("✗ LOST")
+
+
+def test_hops_are_grouped_by_machine_and_namespace_in_their_order() -> None:
+    heads = [line for line in shown(across()) if not line.startswith("│")]
+    wanted = ["node1", "┌ container-1", "├ host", "═ lan  network", "node2", "┌ host",
+              "├ container-2"]  # fmt: skip
+    assert [line for line in heads if line in wanted] == wanted
+
+
+def test_the_reasons_stand_beside_the_places_where_there_is_room() -> None:
+    (line,) = [one for one in shown(published(), 120) if "nat PREROUTING" in one]
+    assert "#1 -A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER" in line
+    lines = shown(published(), 60)
+    at = next(number for number, line in enumerate(lines) if "nat PREROUTING" in line)
+    assert lines[at + 1].startswith("│   #1 -A PREROUTING")
+
+
+def test_the_source_of_a_fact_is_shown_where_there_is_room() -> None:
+    assert any("(bridge fdb show br docker0)" in line for line in shown(same_bridge(), 132))
+    assert not any("(bridge fdb" in line for line in shown(same_bridge(), 60))
+
+
+def test_the_legend_has_the_signs_that_are_used() -> None:
+    assert any(line.startswith("? asked") and "●" not in line for line in shown(across()))
+    assert any("● seen" in line and "? asked" in line for line in shown(dropped()))
+
+
+def test_encapsulation_is_told_once_and_without_the_fields_of_the_other_header() -> None:
+    lines = shown(across(), 132)
+    (line,) = [one for one in lines if "wrapped in vxlan 1" in one and "un" not in one]
+    assert "10.168.0.2:51515 → 10.168.0.3:8472 UDP" in line
+    assert not any("source 100.96.1.2 →" in one for one in lines)
+
+
+def test_translation_of_addresses_is_told_by_the_names_of_the_fields() -> None:
+    lines = shown(published(), 132)
+    assert any("destination 10.168.0.2 → 100.96.1.2" in line for line in lines)
+    assert any("destination port 8080 → 80" in line for line in lines)
+
+
+def test_rules_of_nft_are_shown_with_their_chain_and_verdict() -> None:
+    rules = (
+        Rule("inet", "filter", "forward", 2, "jump docker", "jump docker"),
+        Rule("inet", "filter", "docker", 1, 'iifname "docker0" counter', "accept"),
+    )
+    hop = Hop("chain", Spot("node1"), "forward", rules=rules)
+    walk = replace(across(), legs=(Leg("there", (hop,), arrived=True),))
+    text = "\n".join(shown(walk))
+    assert "#2 jump docker\n" in text
+    assert '#1 docker: iifname "docker0" counter → accept' in text
+
+
+def test_a_difference_is_shown_at_every_width() -> None:
+    found = compare(across(), dropped())
+    for width in WIDTHS:
+        lines = [click.unstyle(line) for line in tree.difference(found, width=width)]
+        assert max(map(len, lines)) <= width
+        assert any(line.startswith("+   node2 LOST") for line in lines)
