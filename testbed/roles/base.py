@@ -334,7 +334,17 @@ class Role(ABC):
         Each has ``name``, ``pid`` (on the node), ``mode`` (its kind of network; ``host`` and
         ``container`` have no network namespace of their own), ``published`` (ports as
         ``8080:80/tcp``), and with the mode ``container`` the owner of the namespace as
-        ``shares``. Raises LabError.
+        ``shares``. Instead of ``pid`` it may have ``addresses``, by which its namespace is found
+        among the named ones of the node, and ``kind``: another word than "container".
+        Raises LabError.
+        """
+        return ()
+
+    def virtual_services(self, lab: LiveLab) -> Iterable[Mapping[str, Any]]:  # noqa: ARG002  for roles with load balancing
+        """Return the addresses behind which the role balances load, for the graph.
+
+        Each has ``name``, ``addresses``, ``ports`` (``80/tcp``, or ``80:30080/tcp`` with a port
+        of every node) and ``backends`` (``10.244.1.2:8080``). Raises LabError.
         """
         return ()
 

@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
@@ -148,7 +149,8 @@ def mountinfo(data: bytes) -> None:
 
 def graph(data: bytes) -> None:
     """The output of ``ip -j``, part by part."""
-    from testbed.observe import graph as module
+    from testbed.observe import inventory
+    from testbed.observe.graph import node
 
     class Said:
         shares = True
@@ -160,7 +162,8 @@ def graph(data: bytes) -> None:
     spec = SimpleNamespace(roles=(), gateway=False)
     topology = SimpleNamespace(nodes={"n": spec}, foreign=None)
     lab = SimpleNamespace(topology=topology, node=lambda _: Said)
-    json.dumps(module._node(cast("LiveLab", lab), "n"))
+    found = inventory.machine(cast("LiveLab", lab), "n")
+    json.dumps([node(found), asdict(found)])
 
 
 def containers(data: bytes) -> None:
@@ -169,9 +172,9 @@ def containers(data: bytes) -> None:
     from testbed.roles.docker import glance
 
     with contextlib.suppress(LabError):
-        glance._read(data, "node1", "list containers", glance._listed)
+        glance.read(data, "node1", "list containers", glance._listed)
     with contextlib.suppress(LabError):
-        glance._read(data, "node1", "list networks", glance._networks)
+        glance.read(data, "node1", "list networks", glance._networks)
 
 
 def monitor(data: bytes) -> None:

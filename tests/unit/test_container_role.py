@@ -13,7 +13,8 @@ from testbed.labs import plan
 from testbed.labs.lab import Lab
 from testbed.labs.live import LiveLab
 from testbed.nodes.fake import Answer
-from testbed.observe.graph import SEPARATOR, graph
+from testbed.observe.graph import graph
+from testbed.observe.inventory import SEPARATOR
 from testbed.registry import ROLES
 from testbed.roles.base import Role
 from testbed.roles.container import ContainerProcess

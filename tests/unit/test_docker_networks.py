@@ -15,7 +15,8 @@ from topology_texts import DOCKER, LAN, MARK, Bad, bad, problems
 from testbed.errors import LabError
 from testbed.labs import plan
 from testbed.labs.lab import Lab
-from testbed.observe.graph import _node
+from testbed.observe import graph
+from testbed.observe.inventory import machine
 from testbed.report.picture import draw
 from testbed.roles.docker import glance, network_steps, status
 from testbed.roles.docker.drawn import bridges
@@ -568,7 +569,10 @@ def test_networks_are_listed_with_their_bridges() -> None:
     found = made.networks()
     assert found["front"] == FOUND
     assert (found["bridge"].digest, found["mac"].link, found["mac"].subnets) == (None, "", ())
-    assert bridges(made) == {FOUND.link: "front", "br-lan": "named"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(glance, "networks", lambda _: found)
+        node: Any = None
+        assert bridges(node) == {FOUND.link: "front", "br-lan": "named"}
 
 
 def test_a_removed_network_takes_its_own_containers_with_it() -> None:
@@ -886,7 +890,7 @@ def test_the_graph_and_its_picture_name_the_network_of_a_bridge() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Docker, "drawn", lambda *_: ())
         patch.setattr(Docker, "link_names", lambda *_: {"br-1": "front"})
-        node = _node(lab, "n1")
+        node = graph.node(machine(lab, "n1"))
     assert node["error"] == ""
     assert [one["network"] for one in node["links"]] == ["front"]
     drawn = draw({"nodes": [node], "networks": [], "overlay": None, "wires": []}, id="x", title="t")

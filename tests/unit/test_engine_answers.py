@@ -124,7 +124,6 @@ ASKED: dict[str, Callable[[Engine], Any]] = {
     "remove": lambda engine: engine.remove("c"),
     "start": lambda engine: engine.start("lab", load("docker-single").containers["web"], "-"),
     "load": lambda engine: engine.load(Path("/dev/null"), "nginx"),
-    "picture": lambda engine: engine.reading("list", drawn.containers, engine),
 }
 
 
@@ -146,6 +145,22 @@ def test_any_answer_that_makes_no_sense(listen: Listen, name: str, asked: str) -
     engine = ask(listen, VERSION, NONSENSE[name])
     with engine, contextlib.suppress(LabError):
         ASKED[asked](engine)
+
+
+LISTED = http(b'[{"Names": ["/c"], "State": "running", "Status": "Up"}]')
+
+
+@pytest.mark.parametrize("name", NONSENSE)
+@pytest.mark.parametrize("before", [(), (LISTED,)])
+def test_containers_of_a_picture_that_make_no_sense(
+    listen: Listen, before: tuple[bytes, ...], name: str
+) -> None:
+    with contextlib.suppress(LabError):
+        drawn.containers(listen(*before, NONSENSE[name]))
+
+
+def test_a_container_that_is_removed_while_a_picture_is_made(listen: Listen) -> None:
+    assert drawn.containers(listen(LISTED, http(b"{}", "404 Not Found"))) == []
 
 
 def test_a_daemon_that_is_not_there(listen: Listen, tmp_path: Path) -> None:

@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from testbed.roles.docker import glance
+
 if TYPE_CHECKING:
-    from testbed.roles.docker.engine import Engine
+    from testbed.nodes.base import Node
 
 
-def containers(engine: Engine) -> list[dict[str, Any]]:
-    """Return a node's running containers; a shared network namespace names its owner."""
-    seen = [engine.inspect_raw(name) for name in sorted(engine.names())]
+def containers(node: Node) -> list[dict[str, Any]]:
+    """Return a node's running containers; a shared network namespace names its owner.
+
+    Raises LabError if the daemon does not answer.
+    """
+    seen = []
+    for name in sorted(glance.containers(node)):
+        status, body = glance.request(node, "GET", f"/containers/{name}/json")
+        if status == http.client.NOT_FOUND:  # removed meanwhile
+            continue
+        if status != http.client.OK:
+            raise glance.refused(node, status, body)
+        seen.append(body)
+    return glance.read(b"\0".join(seen), node.name, "inspect containers", _described)
+
+
+def _described(bodies: bytes) -> list[dict[str, Any]]:
+    seen = [json.loads(body) for body in bodies.split(b"\0") if body]
     names = {one["Id"]: one["Name"].lstrip("/") for one in seen}
     found = []
     for one in seen:
@@ -30,11 +49,13 @@ def containers(engine: Engine) -> list[dict[str, Any]]:
     return found
 
 
-def bridges(engine: Engine) -> dict[str, str]:
-    """Return the name of each Docker network by its bridge on the node."""
+def bridges(node: Node) -> dict[str, str]:
+    """Return the name of each Docker network by its bridge on the node.  Raises LabError."""
     own = ("bridge", "host", "none")  # docker0 is its own name
     return {
-        one.link: one.name for one in engine.networks().values() if one.link and one.name not in own
+        one.link: one.name
+        for one in glance.networks(node).values()
+        if one.link and one.name not in own
     }
 
 

@@ -75,13 +75,13 @@ def containers(node: Node) -> dict[str, Glance]:
     files.
     """
     body = _get(node, "/containers/json?all=1")
-    return {one.name: one for one in _read(body, node.name, "list containers", _listed)}
+    return {one.name: one for one in read(body, node.name, "list containers", _listed)}
 
 
 def networks(node: Node) -> dict[str, NetworkState]:
     """Return all Docker networks of a node by name.  Raises the same errors."""
     body = _get(node, "/networks")
-    return {one.name: one for one in _read(body, node.name, "list networks", _networks)}
+    return {one.name: one for one in read(body, node.name, "list networks", _networks)}
 
 
 def _get(node: Node, path: str) -> bytes:
@@ -117,9 +117,13 @@ def refused(node: Node, status: int, body: bytes) -> LabError:
     return LabError(f"dockerd on {node.name} answers {status}: {said}")
 
 
-def _read(body: bytes, node: str, what: str, read: Callable[[bytes], list[T]]) -> list[T]:
+def read(body: bytes, node: str, what: str, decode: Callable[[bytes], list[T]]) -> list[T]:
+    """Return what ``decode`` makes of an answer; ``what`` was asked, as "cannot ..." has it.
+
+    Raises LabError if it cannot.
+    """
     try:
-        return read(body)
+        return decode(body)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise no_sense(node, what, error) from error
 

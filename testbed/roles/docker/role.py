@@ -264,14 +264,13 @@ class Docker(Role):
     def drawn(self, lab: LiveLab, node: str) -> Iterable[Mapping[str, Any]]:
         from testbed.roles.docker import drawn
 
-        engine = lab.engine(node)
-        return engine.reading("list containers", drawn.containers, engine)
+        return drawn.containers(lab.node(node))
 
     def link_names(self, lab: LiveLab, node: str) -> Mapping[str, str]:
         from testbed.roles.docker import drawn
         from testbed.roles.docker.networks import on_node
 
-        return drawn.bridges(lab.engine(node)) if on_node(lab.topology, node) else {}
+        return drawn.bridges(lab.node(node)) if on_node(lab.topology, node) else {}
 
     def described(self, facts: Mapping[str, str]) -> Iterable[str]:
         if version := facts.get("docker"):
