@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -511,6 +512,29 @@ def complete_parts(ctx: click.Context, param: Any, incomplete: str) -> list[str]
         return []
     services = [name for name in services_of(topology) if name.startswith(incomplete)]
     return [*complete_nodes(ctx, param, incomplete), *services]
+
+
+def complete_snapshots(ctx: click.Context, _param: Any, incomplete: str) -> list[str]:
+    from testbed.errors import TestbedError
+    from testbed.labs.snapshots import found
+    from testbed.settings import settings
+
+    try:
+        names = [one.name for one in found(lab_meant(settings(), ctx.params.get("lab")))]
+    except TestbedError:
+        return []
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def age(created: object) -> str:
+    """Return the time since a point in time, in Unix seconds, as one number with a unit."""
+    if not isinstance(created, int | float):
+        return "?"
+    seconds = max(0, int(time.time() - created))
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= size:
+            return f"{seconds // size}{unit}"
+    return f"{seconds}s"
 
 
 def services_of(topology: Topology) -> list[str]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from typing import TYPE_CHECKING
+import contextlib
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -23,7 +23,7 @@ def command(as_json: bool) -> None:
     from testbed.labs.lab import labs
 
     settings = common.make_settings()
-    rows = []
+    rows: list[dict[str, Any]] = []
     records = {name: settings.state.read(name) for name in labs(settings)}
     for name, record in records.items():
         running = _running(settings, name, record)
@@ -35,6 +35,7 @@ def command(as_json: bool) -> None:
                 "asked": asked,
                 "source": record.source if record else "",
                 "attached": record.attached if record else "",
+                "snapshots": _snapshots(settings, name),
                 "created": record.created if record else None,
                 "seconds": record.seconds if record else None,
             }
@@ -44,16 +45,32 @@ def command(as_json: bool) -> None:
     elif not rows:
         click.echo("no lab is up")
     else:
-        lines = [
+        lines: list[tuple[str, ...]] = [
             (
                 str(row["lab"]),
                 _nodes(row["nodes"], row["asked"]),
-                _age(row["created"]),
+                common.age(row["created"]),
                 _origin(records[str(row["lab"])]),
             )
             for row in rows
         ]
-        common.table(lines, ("LAB", "NODES", "AGE", "FROM"))
+        header: tuple[str, ...] = ("LAB", "NODES", "AGE", "FROM")
+        if any(row["snapshots"] for row in rows):
+            header = (*header, "SNAPSHOTS")
+            kept = (", ".join(row["snapshots"]) for row in rows)
+            lines = [(*line, words) for line, words in zip(lines, kept, strict=True)]
+        common.table(lines, header)
+
+
+def _snapshots(settings: Settings, name: str) -> list[str]:
+    """Return the names of a lab's snapshots; none of a lab whose nodes do not answer."""
+    from testbed.errors import TestbedError
+    from testbed.labs.lab import Lab
+    from testbed.labs.snapshots import found
+
+    with contextlib.suppress(TestbedError):  # `status` tells
+        return [one.name for one in found(Lab(name, settings))]
+    return []
 
 
 def _running(settings: Settings, name: str, record: Record | None) -> int | None:
@@ -79,13 +96,3 @@ def _origin(record: Record | None) -> str:
 
     words = origin.words(record)
     return f"{words}, attached" if record and record.attached else words
-
-
-def _age(created: object) -> str:
-    if not isinstance(created, int | float):
-        return "?"
-    seconds = max(0, int(time.time() - created))
-    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
-        if seconds >= size:
-            return f"{seconds // size}{unit}"
-    return f"{seconds}s"

@@ -30,14 +30,17 @@ def command(lab: str | None, as_json: bool) -> int:
     does not run.
     """
     need_root("`testbed status`")
+    from testbed.labs import snapshots
     from testbed.labs.status import BY_HAND, STOPPED, status
 
     meant = common.lab_meant(common.make_settings(), lab)
     by_hand = meant.record().stopped
     found = status(meant.remains(), meant.stopped(), by_hand)
     record = meant.record()
+    kept = snapshots.found(meant)
     if as_json:
-        common.print_json({**found.to_dict(), "variables": record.variables})
+        more = {"variables": record.variables, "snapshots": [one.to_dict() for one in kept]}
+        common.print_json({**found.to_dict(), **more})
     else:
         state = click.style("up", fg="green") if found.ok else click.style("not whole", fg="red")
         place = f", attached at {meant.attached}" if meant.attached else ""
@@ -47,6 +50,10 @@ def command(lab: str | None, as_json: bool) -> int:
             if not network.ok:
                 click.echo(f"  network    {_part(network)}")
         _show_variables(record)
+        for one in kept:
+            lacking = f", not of {', '.join(one.missing)}" if one.missing else ""
+            words = f"{one.name:<16} {common.age(one.created)} old, {one.size >> 20} MiB{lacking}"
+            click.echo(f"  snapshot   {words}")
         for node in found.nodes:
             _show(node, node.provider if mixed else "")
         states = {state for node in found.nodes for state in _states(node)}

@@ -172,7 +172,7 @@ class Lab:
     ) -> Outcome:
         watch = asked.watch
         preflight.check(topology, self.settings.store.folder)
-        with self.settings.state.lock(self.name, f"up {self.name}", waiting=_waits(watch)):
+        with self.settings.state.lock(self.name, f"up {self.name}", waiting=waits(watch)):
             self.refuse_attached("updated")
             record = self.settings.state.read(self.name)
             self._refuse_stopped()
@@ -356,7 +356,7 @@ class Lab:
         """
         provider = self.settings.makers(topology)
         maker = topology.provider_of(name)
-        with self.settings.state.lock(self.name, f"adopt {name}", waiting=_waits(watch or Watch())):
+        with self.settings.state.lock(self.name, f"adopt {name}", waiting=waits(watch or Watch())):
             nodes = provider.nodes(self.name)
             node = nodes.get(name)
             if node is None or not base_steps.is_as_wanted(topology, node):
@@ -380,7 +380,7 @@ class Lab:
         """
         watch = watch or Watch()
         state = self.settings.state
-        with state.lock(self.name, f"down {self.name}", waiting=_waits(watch)):
+        with state.lock(self.name, f"down {self.name}", waiting=waits(watch)):
             with signals.held() as held:  # do not interrupt the clean-up
                 there = self.remove_all()
             held.check()
@@ -489,7 +489,9 @@ class Lab:
         return self.context().node(name)
 
 
-def _waits(watch: Watch) -> Callable[[str], None]:
+def waits(watch: Watch) -> Callable[[str], None]:
+    """Return what :meth:`State.lock` calls with the holder of a lab's lock: it says so."""
+
     def waiting(holder: str) -> None:
         watch.words(f"waiting for {holder or 'another testbed'}")
 

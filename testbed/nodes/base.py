@@ -131,6 +131,15 @@ class Ahead:
 
 
 @dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The state of one node at one moment, which its provider keeps under a name."""
+
+    name: str
+    created: float  #: Unix seconds
+    size: int = 0  #: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Bind:
     """A file or folder of this machine that a node has at a path, and can change if it may."""
 
@@ -577,6 +586,8 @@ class Provider(ABC):
     packages: ClassVar[bool] = False
     #: True if nodes can have files and folders of this machine (:attr:`NodeSpec.binds`).
     binds: ClassVar[bool] = False
+    #: Parts of a node that :meth:`snapshot` saves, in words; empty if there are no snapshots.
+    snapshot_parts: ClassVar[tuple[str, ...]] = ()
     #: Kernel features required on this machine, by their names in :mod:`testbed.kernel` or in
     #: ``trials``.
     kernel: ClassVar[tuple[str, ...]] = ()
@@ -801,6 +812,32 @@ class Provider(ABC):
         """
         del lab
         return []
+
+    def snapshot(self, lab: str, nodes: Collection[str], name: str) -> None:
+        """Save the state of running nodes, all at the same moment, under a name.
+
+        What :attr:`snapshot_parts` names is saved, and removed together with the node. No
+        snapshot of this name exists. Raises MachineError if the provider does not support it or
+        this machine lacks room, LabError if a node cannot be saved; no node then has the snapshot.
+        """
+        del lab, nodes, name
+        raise MachineError(f"the provider {self.name} has no snapshots")
+
+    def revert(self, lab: str, nodes: Collection[str], name: str) -> None:
+        """Return running nodes to a snapshot that all of them have, all at the same moment.
+
+        Their clocks are set to the present. Raises the errors of :meth:`snapshot`.
+        """
+        self.snapshot(lab, nodes, name)
+
+    def drop_snapshot(self, lab: str, nodes: Collection[str], name: str) -> None:
+        """Remove a snapshot from running nodes.  Raises the errors of :meth:`snapshot`."""
+        self.snapshot(lab, nodes, name)
+
+    def snapshots(self, lab: str) -> dict[str, list[Snapshot]]:
+        """Return the snapshots of the running nodes of a lab, by node, the oldest first."""
+        del lab
+        return {}
 
 
 class OneByOne(Provider):

@@ -13,6 +13,7 @@ is recorded, in order, in :attr:`FakeMachine.calls`.
 
 from __future__ import annotations
 
+import copy
 import errno
 import itertools
 import json
@@ -21,7 +22,7 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address
 from pathlib import PurePosixPath
@@ -38,6 +39,7 @@ from testbed.nodes.base import (
     Running,
     Service,
     ServiceState,
+    Snapshot,
     has_ended,
     no_service,
 )
@@ -373,6 +375,8 @@ class FakeNode(Node):
         self._services: dict[str, ServiceState] = {}
         self._logs: dict[str, str] = {}
         self._started: dict[str, Service] = {}  # the settings of the last start
+        #: Files, their modes, and services, by the name of a snapshot.
+        self.saved: dict[str, tuple[dict[str, bytes], dict[str, int], dict[str, ServiceState]]] = {}
 
     def __repr__(self) -> str:
         return f"<fake node {self.name} of {self.lab}>"
@@ -573,6 +577,14 @@ class FakeNode(Node):
         except KeyError:
             raise no_service(service, self.name, self._logs) from None
 
+    def save(self, name: str) -> None:
+        """Save the files and services under a name."""
+        self.saved[name] = copy.deepcopy((self.files, self.modes, self._services))
+
+    def load(self, name: str) -> None:
+        """Return to the files and services of that name."""
+        self.files, self.modes, self._services = copy.deepcopy(self.saved[name])
+
     def remove(self) -> None:
         """End the node, and every wait on it."""
         with self._machine.lock:
@@ -591,6 +603,7 @@ class FakeProvider(OneByOne):
     name = "fake"
     fabric_of = "netns"
     packages = True
+    snapshot_parts = ("files", "services")
 
     def __init__(self, machine: FakeMachine | None = None, *, name: str = "") -> None:
         self.name = name or self.name
@@ -698,6 +711,32 @@ class FakeProvider(OneByOne):
     def fabric(self, lab: str) -> Node | None:
         with self.machine.lock:
             return self.machine.fabrics.get(lab)
+
+    def snapshot(self, lab: str, nodes: Collection[str], name: str) -> None:
+        for node in nodes:
+            self.machine.note(Call(lab, node, "snapshot", (name,)))
+        with self.machine.lock:
+            for node in nodes:
+                self.machine.nodes[lab, node].save(name)
+
+    def revert(self, lab: str, nodes: Collection[str], name: str) -> None:
+        with self.machine.lock:
+            for node in nodes:
+                self.machine.note(Call(lab, node, "revert", (name,)))
+                self.machine.nodes[lab, node].load(name)
+
+    def drop_snapshot(self, lab: str, nodes: Collection[str], name: str) -> None:
+        with self.machine.lock:
+            for node in nodes:
+                del self.machine.nodes[lab, node].saved[name]
+
+    def snapshots(self, lab: str) -> dict[str, list[Snapshot]]:
+        with self.machine.lock:
+            return {
+                name: [Snapshot(one, float(at)) for at, one in enumerate(node.saved)]
+                for (of, name), node in self._mine()
+                if of == lab
+            }
 
     def pause(self, lab: str, node: str) -> None:
         with self.machine.lock:

@@ -28,6 +28,7 @@ from testbed import polling
 from testbed.errors import (
     CommandError,
     LabError,
+    MachineError,
     NoSuchNode,
     NoSuchService,
     ServiceError,
@@ -591,6 +592,42 @@ class FleetContract(Contract):
         threading.Timer(0.05, provider.destroy, ("contract",)).start()
         with pytest.raises(NoSuchNode):
             running.wait(300)
+
+    def test_a_snapshot_brings_back_files_and_services(
+        self, provider: Provider, node: Node, topology: Topology
+    ) -> None:
+        del topology
+        if not provider.snapshot_parts:
+            for act in (provider.snapshot, provider.revert, provider.drop_snapshot):
+                with pytest.raises(MachineError):
+                    act("contract", ["node1"], "first")
+            assert provider.snapshots("contract") == {}
+            return
+        nodes = [node.name, provider.create_one("contract", spec("node2")).name]
+        node.put(b"before", "/run/state")
+        node.start(self.service())
+        pid = node.services()["good"].pid
+        provider.snapshot("contract", nodes, "first")
+        node.put(b"after", "/run/state")
+        node.put(b"", "/run/later")
+        node.stop("good")
+        provider.snapshot("contract", nodes, "second")
+        provider.revert("contract", nodes, "first")
+        there = self.again(provider)
+        back = there.nodes("contract")["node1"]
+        assert back.get("/run/state") == b"before"
+        with pytest.raises(FileNotFoundError):
+            back.get("/run/later")
+        assert (back.services()["good"].state, back.services()["good"].pid) == ("ready", pid)
+        provider.revert("contract", nodes, "second")
+        assert node.get("/run/state") == b"after"
+        provider.drop_snapshot("contract", nodes, "first")
+        kept = there.snapshots("contract")
+        assert sorted(kept) == nodes
+        assert all([one.name for one in some] == ["second"] for some in kept.values())
+        provider.destroy("contract", ["node1"])
+        provider.create_one("contract", spec("node1"))
+        assert provider.snapshots("contract")["node1"] == [], "they end with the node"
 
     def test_services_outlive_who_started_them(self, provider: Provider, node: Node) -> None:
         node.start(self.service())

@@ -299,6 +299,8 @@ ON_A_LAB = [
     ["proxy", "-l", "{}", "n1"],
     ["diff", "{}"],
     ["save", "{}"],
+    ["snapshot", "{}"],
+    ["restore", "{}"],
     ["cp", "-l", "{}", "n1:/etc/hosts", "-"],
     ["restart", "-l", "{}", "n1"],
     ["stop", "-l", "{}", "n1"],

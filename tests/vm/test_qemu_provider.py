@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -17,7 +18,8 @@ from machines import make
 
 from testbed import machine_state
 from testbed.artifacts import Store
-from testbed.errors import NodeNotRunning, ServiceError
+from testbed.errors import LabError, MachineError, NodeNotRunning, ServiceError
+from testbed.nodes.base import Service
 from testbed.nodes.netns import find
 from testbed.nodes.netns.provider import NetnsProvider
 from testbed.nodes.qemu import cell as cells
@@ -225,3 +227,70 @@ nodes:
         assert ("first" in run(left, timeout=60).stdout) == (sent == signal.SIGKILL)
         assert machine_state.left(before, seconds=60, below=tmp_path) == []
         assert set(Store().folder.glob("vm-snapshot-*")) <= kept
+
+
+#: A server that returns what it reads, and a client that counts on one connection.
+ECHO = """
+import socket
+with socket.create_server(("", 7000)) as server:
+    far = server.accept()[0]
+    while data := far.recv(64):
+        far.sendall(data)
+"""
+COUNT = """
+import itertools, pathlib, socket, sys, time
+with socket.create_connection((sys.argv[1], 7000)) as far:
+    for number in itertools.count():
+        far.sendall(b"%d\\n" % number)
+        assert far.recv(64) == b"%d\\n" % number
+        pathlib.Path("/run/count").write_text(str(number))
+        time.sleep(0.05)
+"""
+
+
+@pytest.mark.seconds(12)
+class TestSnapshots:
+    def test_machines_return_together_with_the_connection_between_them(self, pair: Pair) -> None:
+        provider, (client, server) = pair
+
+        def count() -> int:
+            return int(client.get("/run/count") or b"0")
+
+        server.start(Service("echo", ("python3", "-c", ECHO)))
+        assert until(lambda: server.run(["ss", "-Htln", "sport", "7000"]).out)
+        client.start(Service("count", ("python3", "-c", COUNT, "10.168.0.3")))
+        assert until(lambda: client.run(["test", "-s", "/run/count"], check=False).ok)
+        names = [client.name, server.name]
+        provider.snapshot(LAB, names, "first")
+        before = count()
+        client.stop("count")
+        assert until(lambda: server.services()["echo"].state == "dead")
+        provider.revert(LAB, names, "first")
+        try:
+            assert until(lambda: count() > before + 20)
+            assert {one.services()[name].state for one, name in
+                    ((client, "count"), (server, "echo"))} == {"ready"}  # fmt: skip
+            clocks = [float(one.run(["date", "+%s"]).stdout) for one in (client, server)]
+            assert all(abs(clock - time.time()) < 30 for clock in clocks)
+            drawn = [one.run(["head", "-c16", "/dev/urandom"]).out for one in (client, server)]
+            assert drawn[0] != drawn[1]
+        finally:
+            client.stop("count")
+            provider.drop_snapshot(LAB, names, "first")
+
+    def test_if_one_cannot_be_saved_none_is_and_all_go_on(
+        self, pair: Pair, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        provider, nodes = pair
+        names = [one.name for one in nodes]
+        provider.snapshot(LAB, names[:1], "taken")  # QEMU refuses the name a second time
+        with pytest.raises(LabError):
+            provider.snapshot(LAB, names, "taken")
+        assert provider.snapshots(LAB)[names[1]] == []
+        for one in nodes:
+            one.run(["true"])
+        for name in names:
+            assert [one.name for one in provider.snapshots(LAB)[name]] in ([], ["taken"])
+        monkeypatch.setattr("testbed.memory.available", lambda: 1 << 20)
+        with pytest.raises(MachineError, match="memory"):
+            provider.snapshot(LAB, names, "other")

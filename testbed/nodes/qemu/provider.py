@@ -8,7 +8,7 @@ one process ends all of it.  The keys of a machine are stored in its cell.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -16,7 +16,7 @@ from testbed import memory
 from testbed.errors import LabError, NoSuchNode
 from testbed.limits import Takes
 from testbed.nodes import wiring
-from testbed.nodes.base import Ahead, Node, NodeSpec, OneByOne, Setup, has_ended
+from testbed.nodes.base import Ahead, Node, NodeSpec, OneByOne, Setup, Snapshot, has_ended
 from testbed.nodes.netns.cells import CellProvider
 from testbed.nodes.netns.provider import identities
 
@@ -49,6 +49,7 @@ class QemuProvider(OneByOne, CellProvider):
     #: 30 free slots of the q35 machine, less disk, random numbers and the link to its cell.
     networks_max = 27
     mtu_max = 1500  # the network device of a machine has no more
+    snapshot_parts = ("memory", "disk")
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
@@ -192,6 +193,42 @@ class QemuProvider(OneByOne, CellProvider):
             joints = cells.joints(len(topology.nodes[node.name].ports))
             cell.run(["ip", "-batch", "-"], input="\n".join(joints).encode())
         wiring.restore(topology, node, differences)
+
+    # -- snapshots --------------------------------------------------------
+
+    def snapshot(self, lab: str, nodes: Collection[str], name: str) -> None:
+        from testbed.nodes.qemu import states
+
+        cells = self._running(lab, nodes)
+        memory.require([states.memory_of(cell) for cell in cells.values()])  # images are in it
+        states.save(cells, name)
+
+    def revert(self, lab: str, nodes: Collection[str], name: str) -> None:
+        from testbed.nodes.qemu import states
+
+        cells = self._running(lab, nodes)
+        states.load(cells, name)
+        for cell in cells.values():
+            states.refresh(self._reach(cell))
+
+    def drop_snapshot(self, lab: str, nodes: Collection[str], name: str) -> None:
+        from testbed.nodes.qemu import states
+
+        states.drop(self._running(lab, nodes), name)
+
+    def snapshots(self, lab: str) -> dict[str, list[Snapshot]]:
+        from testbed.nodes.qemu import states
+
+        cells = self._running(lab, self.nodes(lab))
+        return {name: states.of_machine(cell) for name, cell in cells.items()}
+
+    def _running(self, lab: str, nodes: Collection[str]) -> dict[str, NetnsNode]:
+        """Return the cells of running machines."""
+        cells = self.cells.found(lab)
+        for name in nodes:
+            if name not in cells:
+                raise has_ended(name, lab)
+        return {name: cells[name] for name in nodes}
 
     # -- removing ---------------------------------------------------------
 

@@ -10,6 +10,7 @@ from testbed.errors import LabError, TimeoutExpired
 from testbed.polling import until
 
 POLL = 0.02
+JOB = "testbed"  #: name of the only job at a time
 
 
 class Monitor:
@@ -67,6 +68,29 @@ class Monitor:
 
         if not until(saved, seconds, pause=POLL):
             raise TimeoutExpired(f"QEMU has not saved the machine within {seconds:g} s")
+
+    def disks(self) -> list[str]:
+        """Return the names of the nodes of QEMU's block layer that hold the machine's disks."""
+        inserted = (one.get("inserted") for one in self.do("query-block"))
+        return [str(one["node-name"]) for one in inserted if one]
+
+    def job(self, command: str, seconds: float, **arguments: Any) -> None:
+        """Run a command that is a job of QEMU, and wait until it has ended.
+
+        Raises LabError with the job's reason if it fails, TimeoutExpired.
+        """
+        self.do(command, **{"job-id": JOB, **arguments})
+        ended: dict[str, Any] = {}
+
+        def concluded() -> bool:
+            ended.update(next(one for one in self.do("query-jobs") if one["id"] == JOB))
+            return bool(ended["status"] == "concluded")
+
+        if not until(concluded, seconds, pause=POLL):
+            raise TimeoutExpired(f"QEMU: {command}: still running after {seconds:g} s")
+        self.do("job-dismiss", id=JOB)
+        if "error" in ended:
+            raise LabError(f"QEMU: {command}: {ended['error']}")
 
     def _status(self, command: str) -> str | None:
         answer = self.do(command)
