@@ -332,10 +332,17 @@ def inventory(lab: LiveLab) -> Inventory:
 def machine(lab: LiveLab, name: str) -> Machine:
     """Look at a node."""
     spec = lab.topology.nodes[name]
-    found = Machine(name, tuple(spec.roles), spec.gateway)
+    drawn: list[dict[str, Any]] = []
+    known: dict[str, str] = {}
+    errors = []
+    for role in spec.roles:
+        try:
+            drawn += [dict(one) for one in ROLES[role].drawn(lab, name)]
+            known |= ROLES[role].link_names(lab, name)
+        except TestbedError as error:  # its devices are there without its daemon
+            errors.append(str(error))
+    found = Machine(name, tuple(spec.roles), spec.gateway, error="; ".join(errors))
     try:
-        drawn = [dict(one) for role in spec.roles for one in ROLES[role].drawn(lab, name)]
-        known = {k: v for role in spec.roles for k, v in ROLES[role].link_names(lab, name).items()}
         if lab.topology.foreign is None:
             printed = _look(lab.node(name), drawn)
         else:  # the node may be of any image

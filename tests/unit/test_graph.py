@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from testbed.errors import LabError
 from testbed.labs.lab import Lab
 from testbed.labs.live import LiveLab
 from testbed.nodes.base import Result
@@ -26,6 +27,7 @@ from testbed.observe.inventory import (
     pairs,
 )
 from testbed.roles.docker import drawn
+from testbed.roles.docker.role import Docker
 from testbed.testing import Bench
 from testbed.topology import load_text
 from testbed.topology.foreign import End as ForeignEnd
@@ -323,3 +325,18 @@ def test_ports_of_nodes_and_of_the_fabric_are_each_other_s_peers(tmp_path: Path)
     bridge = found.fabric.own.link("br-lan")
     assert bridge is not None
     assert bridge.joins == "lan"
+
+
+def test_devices_are_shown_without_the_daemon_of_a_role(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise LabError("dockerd is not running")
+
+    printed = f"{inventory.SEPARATOR}links\n{json.dumps([entry()])}"
+    node = SimpleNamespace(run=lambda *_, **__: SimpleNamespace(stdout=printed))
+    spec = SimpleNamespace(roles=["docker"], gateway=False)
+    topology = SimpleNamespace(nodes={"n": spec}, foreign=None)
+    lab = SimpleNamespace(topology=topology, node=lambda _: node)
+    monkeypatch.setattr(Docker, "drawn", refuse)
+    found = inventory.machine(cast("LiveLab", lab), "n")
+    assert found.error == "dockerd is not running"
+    assert [link.name for link in found.own.links] == ["eth0"]

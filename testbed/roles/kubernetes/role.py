@@ -29,6 +29,7 @@ from testbed.topology.variant import Option
 
 if TYPE_CHECKING:
     from testbed.artifacts import Store
+    from testbed.labs.live import LiveLab
     from testbed.requirement import Requirement
     from testbed.roles.kubernetes.plugins import Plugin
     from testbed.steps.context import Context
@@ -179,6 +180,16 @@ class Kubernetes(Role):
             yield f"Pods by {facts['cni']}"
         if "proxy" in facts:
             yield f"kube-proxy {facts['proxy']}"
+
+    def drawn(self, lab: LiveLab, node: str) -> Iterable[Mapping[str, Any]]:
+        from testbed.roles.kubernetes import drawn
+
+        return drawn.pods(lab.context, node)
+
+    def virtual_services(self, lab: LiveLab) -> Iterable[Mapping[str, Any]]:
+        from testbed.roles.kubernetes import drawn
+
+        return drawn.services(lab.context)
 
     def inside(self, lab: str) -> str:
         return f"`testbed kubectl {lab} exec -it POD -- sh` opens a shell in a Pod"
