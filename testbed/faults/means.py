@@ -9,6 +9,7 @@ on a node are compared with those that flannel sets. This module does not access
 from __future__ import annotations
 
 import json
+import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -262,15 +263,29 @@ def _begins(line: str, entry: str) -> bool:
     return line == entry or line.startswith(f"{entry} ")
 
 
-def rule(chain: str, *match: str) -> Look:
-    """Return the commands for a rule that drops what it matches."""
+def joined(first: Look, second: Look) -> Look:
+    """Return the commands for the entries of both, which are broken and healed together."""
+    return Look(
+        ("sh", "-c", f"{shlex.join(first.argv)}; {shlex.join(second.argv)}"),
+        first.entries + second.entries,
+        first.gone + second.gone,
+        first.back + second.back,
+        first.breaks,
+    )
+
+
+def rule(chain: str, *match: str, program: str = "iptables") -> Look:
+    """Return the commands for a rule that drops what it matches.
+
+    ``program`` is ``ip6tables`` for packets of IPv6.
+    """
     words = (*match, "-m", "comment", "--comment", COMMENT, "-j", "DROP")
     shown = " ".join(("-A", chain, *words[:-4], "--comment", f'"{COMMENT}"', *words[-2:]))
     return Look(
-        ("iptables", "-w", "-S", chain),
+        (program, "-w", "-S", chain),
         (shown,),
-        (("iptables", "-w", "-I", chain, "1", *words),),
-        (("iptables", "-w", "-D", chain, *words),),
+        ((program, "-w", "-I", chain, "1", *words),),
+        ((program, "-w", "-D", chain, *words),),
         breaks=True,
     )
 

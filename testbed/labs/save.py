@@ -322,7 +322,7 @@ def _removed(
 def _overlays(topology: Topology) -> list[str]:
     """Return the overlay networks of a lab; their routes are the roles'."""
     found = (ROLES[role].overlay(topology) for role in topology.roles)
-    return [str(one["network"]) for one in found if one]
+    return [str(one[key]) for one in found if one for key in ("network", "network6") if key in one]
 
 
 def _is_in(destination: str, network: str) -> bool:

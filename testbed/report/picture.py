@@ -497,9 +497,11 @@ class _Drawing:
         """Draw overlay, networks and bridges below ``top``; return their bottom edge."""
         found = list(self._places())
         overlay = self.graph.get("overlay")
-        taps = self._taps(lambda _, link: link["name"] == overlay["device"]) if overlay else []
+        devices = {overlay["device"], overlay.get("device6")} - {""} if overlay else set()
+        taps = self._taps(lambda _, link: link["name"] in devices)
         if overlay and len(taps) > 1:
-            words = " ".join([overlay["name"], overlay.get("backend", ""), overlay["network"]])
+            networks = ", ".join(overlay[key] for key in ("network", "network6") if key in overlay)
+            words = " ".join([overlay["name"], overlay.get("backend", ""), networks])
             if overlay.get("port"):
                 words += f" · UDP {overlay['port']}"
             found.append((taps, words, "pic-overlay"))

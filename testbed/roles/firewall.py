@@ -7,7 +7,8 @@ use the same variant.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from testbed.errors import LabError
@@ -17,6 +18,7 @@ from testbed.roles.flannel.section import FlannelSection
 if TYPE_CHECKING:
     from testbed.nodes.base import Node
     from testbed.roles.docker.section import Firewall
+    from testbed.topology.families import Network
     from testbed.topology.model import Topology
 
 #: Kernel features that a packet filter needs, by their names in :mod:`testbed.kernel`.
@@ -46,6 +48,8 @@ for family in iptables ip6tables; do
 done
 iptables --version
 """
+
+IPV4 = 4
 
 #: The mark of packets that the engine's own nftables rules accept into its bridges.
 MARK = "0x1000/0x1000"
@@ -78,24 +82,47 @@ def admit(machine: Node, topology: Topology, bridge: str, *, closed: bool) -> No
     nftables, where an accept in one table does not end the evaluation in others.
     """
     flannel = FlannelSection.of(topology)
-    further = [str(one.network) for one in flannel.networks.values()]
-    if firewall_of(topology, machine.name) == "nftables":
-        mark, mask = MARK.split("/")
-        set_mark = f"meta mark set meta mark & {~int(mask, 16) & 0xFFFFFFFF:#x} | {mark}"
-        places = [f"iifname != {bridge} ip daddr {flannel.network}"]
-        places += [f"ip daddr {network}" for network in further]
-        rules = [
-            "add table ip testbed",
-            "flush table ip testbed",
-            "add chain ip testbed overlay { type filter hook forward priority filter - 1; }",
-            *(f"add rule ip testbed overlay {place} {set_mark}" for place in places),
-        ]
-        machine.run(["nft", "-f", "-"], input="".join(f"{rule}\n" for rule in rules).encode())
-        return
-    main = [("!", "-i", bridge, "-d", str(flannel.network), "-j", "ACCEPT")] if closed else []
+    further = list(flannel.further().values())
+    native = firewall_of(topology, machine.name) == "nftables"
+    add = functools.partial(_add_nftables if native else _add_iptables, machine, bridge)
+    add(flannel.network, [one.network for one in further], closed=closed)
+    mine = flannel.ipv6.network if flannel.ipv6 else None
+    others = [one.ipv6.network for one in further if one.ipv6]
+    if mine or others:
+        add(mine, others, closed=closed)
+
+
+def _add_nftables(
+    machine: Node, bridge: str, main: Network | None, further: Sequence[Network], *, closed: bool
+) -> None:
+    """Mark the packets to the main network, if there is one, and to further ones, of one family."""
+    del closed  # such an engine is
+    mark, mask = MARK.split("/")
+    set_mark = f"meta mark set meta mark & {~int(mask, 16) & 0xFFFFFFFF:#x} | {mark}"
+    family = "ip" if (main or further[0]).version == IPV4 else "ip6"
+    places = [f"iifname != {bridge} {family} daddr {main}"] if main else []
+    places += [f"{family} daddr {network}" for network in further]
+    rules = [
+        f"add table {family} testbed",
+        f"flush table {family} testbed",
+        f"add chain {family} testbed overlay {{ type filter hook forward priority filter - 1; }}",
+        *(f"add rule {family} testbed overlay {place} {set_mark}" for place in places),
+    ]
+    machine.run(["nft", "-f", "-"], input="".join(f"{rule}\n" for rule in rules).encode())
+
+
+def _add_iptables(
+    machine: Node, bridge: str, main: Network | None, further: Sequence[Network], *, closed: bool
+) -> None:
+    """Accept the packets to the main network, if there is one, and to further ones, of one family.
+
+    Without ``closed``, flannel's own rules accept those to the main network.
+    """
+    program = "iptables" if (main or further[0]).version == IPV4 else "ip6tables"
     script = (
-        "iptables -w -N DOCKER-USER 2> /dev/null; "
-        'iptables -w -C DOCKER-USER "$@" 2> /dev/null || iptables -w -I DOCKER-USER "$@"'
+        f"{program} -w -N DOCKER-USER 2> /dev/null; "
+        f'{program} -w -C DOCKER-USER "$@" 2> /dev/null || {program} -w -I DOCKER-USER "$@"'
     )
-    for rule in [*main, *(("-d", network, "-j", "ACCEPT") for network in further)]:
+    rules = [("!", "-i", bridge, "-d", str(main), "-j", "ACCEPT")] if main and closed else []
+    for rule in [*rules, *(("-d", str(network), "-j", "ACCEPT") for network in further)]:
         machine.run(["sh", "-c", script, "sh", *rule])

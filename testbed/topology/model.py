@@ -558,6 +558,13 @@ class Topology(Block):
         """
         return _address_on(self.nodes[node], self.network(node))
 
+    def address6(self, node: str) -> IPv6Address | None:
+        """Return the IPv6 address of a node for its peers; None without one.
+
+        It is on the :meth:`interface` of the node. Raises the same errors as :meth:`address`.
+        """
+        return next(iter(self.port(node).addresses6), None)
+
     def network(self, node: str) -> str:
         """Return the network for a node's traffic with other nodes.
 
@@ -572,13 +579,14 @@ class Topology(Block):
 
     def interface(self, node: str) -> str:
         """Return a node's link to its :meth:`network`; raises the same errors."""
-        return self._link(node).name
+        return self.port(node).name
 
     def link_mtu(self, node: str) -> int:
         """Return the MTU of a node's :meth:`interface`, in bytes; raises the same errors."""
-        return self._link(node).mtu or MTU
+        return self.port(node).mtu or MTU
 
-    def _link(self, node: str) -> Port:
+    def port(self, node: str) -> Port:
+        """Return a node's port on its :meth:`network`; raises the same errors."""
         network = self.network(node)
         return next(port for port in self.nodes[node].on(network) if port.addresses)
 

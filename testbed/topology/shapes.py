@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from testbed.topology.tree import Tree
 
 T = TypeVar("T")
+#: A network of either IP family.
+N = TypeVar("N", IPv4Network, IPv6Network)
 Words = Sequence[str] | Callable[[], Sequence[str]]
 
 
@@ -605,11 +607,11 @@ def by_node(value: Shape[T], wanted: str) -> Table[T]:
 
 def next_free(
     members: Iterable[str],
-    network: IPv4Network,
-    given: Mapping[str, IPv4Network],
+    network: N,
+    given: Mapping[str, N],
     *,
     length: int,
-) -> dict[str, IPv4Network]:
+) -> dict[str, N]:
     """Return the given subnets, and the next free ones for other members.
 
     The new ones have the given prefix length. The network's first subnet is not used, as in flannel
@@ -619,7 +621,11 @@ def next_free(
     missing = [name for name in names if name not in given]
     if not missing:
         return dict(given)
-    taken = [next(network.subnets(new_prefix=length)), *given.values()]
-    free = (s for s in network.subnets(new_prefix=length) if not any(map(s.overlaps, taken)))
+    taken: list[Any] = [next(network.subnets(new_prefix=length)), *given.values()]
+    free = (
+        one
+        for one in network.subnets(new_prefix=length)
+        if not any(one.overlaps(other) for other in taken)
+    )
     both = {**given, **dict(zip(missing, free, strict=False))}
     return {name: both[name] for name in names if name in both} | dict(given)

@@ -89,6 +89,18 @@ def placed(tmp_path: Path, section: str) -> Topology:
     return load(file)
 
 
+def dual(tmp_path: Path, section: str) -> Topology:
+    """Return two nodes of flannel with IPv6."""
+    file = tmp_path / "dual.yaml"
+    text = (
+        'name: dual\nnetworks: {lan: {subnet: 10.1.0.0/24, subnet6: "fd00:1::/64"}}\nnodes:\n'
+        "  n1: {networks: {lan: 10.1.0.2}, roles: [etcd, docker, flannel]}\n"
+        "  n2: {networks: {lan: 10.1.0.3}, roles: [docker, flannel]}\n"
+    )
+    file.write_text(f"{text}flannel: {section}\n", encoding="utf-8")
+    return load(file)
+
+
 def test_keys_of_the_file_are_those_of_flannels_configuration(tmp_path: Path) -> None:
     topology = placed(
         tmp_path,
@@ -112,8 +124,8 @@ def test_keys_of_the_file_are_those_of_flannels_configuration(tmp_path: Path) ->
     (step,) = [s for s in ROLES["flannel"].steps(topology, first) if s.name == CONFIG_STEP]
     assert step.about.startswith("vxlan, port 4789, VNI 7, MTU 1400, direct routing over")
     margin = "--subnet-lease-renew-margin=1439"
-    assert options(flannel, "n1") == [margin]
-    assert options(flannel, "n2") == ["--public-ip=192.0.2.9", margin]
+    assert options(topology, flannel, "n1") == [margin]
+    assert options(topology, flannel, "n2") == ["--public-ip=192.0.2.9", margin]
 
 
 def test_a_variant_has_only_keys_of_its_backend(tmp_path: Path) -> None:
@@ -229,6 +241,118 @@ def test_other_flannelds_leave_the_rules_of_the_first_alone(
     assert "--ip-masq" not in blue
     rules = [c.words for c in bench.provider.calls if "DOCKER-USER" in " ".join(c.words)]
     assert {rule[-4:] for rule in rules} == {("-d", "10.20.0.0/16", "-j", "ACCEPT")}
+
+
+def test_ipv6_of_the_file_is_that_of_flannels_configuration(tmp_path: Path) -> None:
+    topology = dual(
+        tmp_path, "{ipv6: {public-ip: {n2: '2001:db8::2'}, subnets: {n1: 'fd00:100:96:8::/64'}}}"
+    )
+    flannel = FlannelSection.of(topology)
+    config = network_config(flannel)
+    # Documentation/configuration.md; the default length is 64, and the first subnet is left out.
+    assert {name: value for name, value in config.items() if "IPv6" in name} == {
+        "EnableIPv6": True, "IPv6Network": "fd00:100:96::/48",
+        "IPv6SubnetLen": 64, "IPv6SubnetMin": "fd00:100:96:1::",
+    }  # fmt: skip
+    keys = reservations(topology)
+    # pkg/subnet: MakeSubnetKey joins both subnets by "&".
+    first = keys["/coreos.com/network/subnets/100.96.1.0-24&fd00:100:96:8::-64"]
+    second = keys["/coreos.com/network/subnets/100.96.2.0-24&fd00:100:96:1::-64"]
+    assert json.loads(first) == {"PublicIP": "10.1.0.2", "PublicIPv6": "fd00:1::2"}
+    assert json.loads(second) == {"PublicIP": "10.1.0.3", "PublicIPv6": "2001:db8::2"}
+    # The interface may have several addresses of IPv6.
+    assert options(topology, flannel, "n1") == ["--public-ipv6=fd00:1::2"]
+    assert options(topology, flannel, "n2") == ["--public-ipv6=2001:db8::2"]
+    role = ROLES["flannel"]
+    assert role.features(topology) == {"flannel", "flannel-vxlan", "flannel-ipv6"}
+    assert [link.name for link in role.links(topology, "n1")] == ["flannel.1", "flannel-v6.1"]
+    assert "ip6tables nat" in role.kernel_for(topology)
+    overlay = role.overlay(topology)
+    assert overlay is not None
+    assert (overlay["network6"], overlay["device6"]) == ("fd00:100:96::/48", "flannel-v6.1")
+    assert load_data(topology.to_dict(), "record").to_dict() == topology.to_dict()
+
+
+def test_a_lab_without_ipv6_is_as_before() -> None:
+    topology = load("two-node")
+    flannel = FlannelSection.of(topology)
+    assert not [name for name in network_config(flannel) if "IPv6" in name]
+    assert "ipv6" not in str(topology.to_dict())
+    assert options(topology, flannel, "node1") == []
+    assert "ip6tables nat" not in ROLES["flannel"].kernel_for(topology)
+    assert not [word for word in daemon_config(topology, "node1", (29, 0, 0)) if "v6" in word]
+
+
+def test_variants_keep_ipv6_where_they_can(tmp_path: Path) -> None:
+    topology = dual(tmp_path, "{ipv6: {subnets: {n2: 'fd00:100:96:8::/64'}}}")
+    assert FlannelSection.of(vary(topology, Overrides(backend="udp"))).ipv6 is None
+    routed = FlannelSection.of(vary(topology, Overrides(backend="host-gw")))
+    assert routed.devices == ()
+    assert routed.ipv6 is not None
+    more = FlannelSection.of(vary(topology, Overrides(nodes=3))).ipv6
+    assert more is not None
+    assert [str(one) for one in more.subnets.values()] == [
+        "fd00:100:96:1::/64", "fd00:100:96:8::/64", "fd00:100:96:2::/64",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("version", "more"),
+    [((20, 10, 24), True), ((26, 1, 5), True), ((27, 0, 0), False), ((29, 0, 0), False)],
+)
+def test_docker_has_its_subnet_of_ipv6(
+    tmp_path: Path, version: tuple[int, int, int], more: bool
+) -> None:
+    config = daemon_config(dual(tmp_path, "{ipv6: {}}"), "n2", version)
+    assert (config["ipv6"], config["fixed-cidr-v6"]) == (True, "fd00:100:96:2::/64")
+    # moby 27.0: ip6tables is no longer experimental, and the default.
+    assert (config.get("experimental"), config.get("ip6tables")) == (
+        (True, True) if more else (None, None)
+    )
+
+
+@pytest.mark.parametrize("firewall", ["iptables", "nftables"])
+def test_packets_of_both_families_are_admitted(tmp_path: Path, bench: Bench, firewall: str) -> None:
+    section = (
+        "{ipv6: {}, networks: {blue: {network: 10.20.0.0/16, ipv6: {network: 'fd00:20::/48'}}}}"
+    )
+    data = dual(tmp_path, section).to_dict()
+    data["docker"] |= {"engine": "29", "firewall": firewall}
+    bench.provider.calls.clear()
+    started(bench, load_data(data, "dual"))
+    calls = [c for c in bench.provider.calls if c.node == "n1" and c.what == "run"]
+    ran = [" ".join((*c.words, (c.input or b"").decode())) for c in calls]
+    for network, tables, family in (
+        ("100.96.0.0/16", "iptables", "ip"), ("10.20.0.0/16", "iptables", "ip"),
+        ("fd00:100:96::/48", "ip6tables", "ip6"), ("fd00:20::/48", "ip6tables", "ip6"),
+    ):  # fmt: skip
+        (one,) = [words for words in ran if f"d {network}" in words or f"daddr {network}" in words]
+        if firewall == "nftables":
+            assert f"{family} daddr {network} meta mark set" in one
+        else:
+            assert f"{tables} -w -I DOCKER-USER" in one
+    assert any("net.ipv6.conf.all.forwarding=1" in words for words in ran)
+
+
+def test_a_break_is_of_both_families(tmp_path: Path) -> None:
+    topology = dual(tmp_path, "{ipv6: {}}")
+    four = Peer("n2", "10.1.0.3", "100.96.2.0/24", "02:00:00:00:00:01")
+    six = Peer("n2", "fd00:1::3", "fd00:100:96:2::/64", "02:00:00:00:00:02")
+    routes = look(topology, "route", [four], [six])
+    assert routes.entries == (
+        "100.96.2.0/24 via 100.96.2.0 dev flannel.1",
+        "fd00:100:96:2::/64 via fd00:100:96:2:: dev flannel-v6.1",
+    )
+    # One of the two that is missing is put back alone.
+    assert routes.missing(f"{routes.entries[0]} onlink\n") == [1]
+    assert routes.back[1][:4] == ("ip", "-6", "route", "replace")
+    entries = look(topology, "fdb", [four], [six])
+    assert entries.entries == (f"{four.mac} dst 10.1.0.3", f"{six.mac} dst fd00:1::3")
+    assert "flannel-v6.1" in entries.gone[1]
+    rules = look(topology, "forward", [four], [six])
+    assert [argv[0] for argv in rules.gone] == ["iptables", "ip6tables"]
+    host_gw = vary(topology, Overrides(backend="host-gw"))
+    assert look(host_gw, "route", [four], [six]).entries[1] == "fd00:100:96:2::/64 via fd00:1::3"
 
 
 def test_a_closed_door_stays_closed() -> None:

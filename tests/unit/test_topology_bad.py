@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from plugins import declare_elsewhere
-from topology_texts import CLUSTER, DOCKER, FLANNEL, LAN, NETNS, NODES, Bad, bad, veth
+from topology_texts import CLUSTER, DOCKER, FLANNEL, LAN, NETNS, NODES, NODES6, Bad, bad, veth
 
 from testbed.errors import Problem, TopologyError
 from testbed.topology import load_data, load_text
@@ -286,6 +286,66 @@ OVERLAY = {
     "mtu too small": bad(NODES + "flannel: {mtu: §117}\n", "from 118 to 65535|117"),
     "udp without tunnel": bad(
         NODES + "flannel: {backend: udp, §direct-routing: true}\n", "no direct-routing with udp"
+    ),
+    "udp with IPv6": bad(NODES6 + "flannel: {backend: udp, §ipv6: {}}\n", "no ipv6 with udp|alone"),
+    "IPv6 without an address of a node": bad(
+        NODES.replace("lan: 10.168.0.2", 'lan: {addresses: [10.168.0.2, "fd00:1::2/64"]}').replace(
+            "lan: 10.168.0.3", "§lan: 10.168.0.3"
+        )
+        + "flannel: {ipv6: {}}\n",
+        "an IPv6 address of n2 on lan|10.168.0.3|subnet6",
+    ),
+    "network of IPv4 for IPv6": bad(
+        NODES6 + "flannel: {ipv6: {network: §10.9.0.0/16}}\n", "an IPv6 network|10.9.0.0/16"
+    ),
+    "network of IPv6 for IPv4": bad(
+        NODES6 + 'flannel: {network: §"fd00:9::/48"}\n', "an IPv4 network|fd00:9::/48"
+    ),
+    "IPv6 network of the nodes": bad(
+        NODES6.replace('"fd00:1::/64"', '§"fd00:1::/64"')
+        + 'flannel: {ipv6: {network: "fd00:1::/48"}}\n',
+        "apart from flannel's network|fd00:1::/64",
+    ),
+    "IPv6 network of another one": bad(
+        NODES6 + "flannel: {ipv6: {}, networks: {blue: {network: 10.9.0.0/16, "
+        'ipv6: {network: §"fd00:100:96::/56"}}}}\n',
+        "do not overlap|fd00:100:96::/56",
+    ),
+    "further network without an IPv6 network": bad(
+        NODES6 + "flannel: {networks: {blue: {network: 10.9.0.0/16, ipv6: §{}}}}\n",
+        "the key 'network'|none",
+    ),
+    "IPv6 subnet outside": bad(
+        NODES6 + 'flannel: {ipv6: {subnets: {n1: §"fd00:9::/64"}}}\n',
+        "inside flannel's network fd00:100:96::/48",
+    ),
+    "first IPv6 subnet": bad(
+        NODES6 + 'flannel: {ipv6: {subnets: {n1: §"fd00:100:96::/64"}}}\n', "than the first"
+    ),
+    "IPv6 subnet length": bad(
+        NODES6 + "flannel: {ipv6: {subnet-len: §49}}\n", "50 or more|four subnets"
+    ),
+    "IPv6 subnet of a stranger": bad(
+        NODES6 + 'flannel: {ipv6: {subnets: {§n9: "fd00:100:96:9::/64"}}}\n', "name of a node|n9"
+    ),
+    "public IPv6 address with host-gw": bad(
+        NODES6 + 'flannel: {backend: host-gw, ipv6: {§public-ip: {n1: "2001:db8::1"}}}\n',
+        "no public-ip with",
+    ),
+    "public IPv6 address of the other node": bad(
+        NODES6 + 'flannel: {ipv6: {public-ip: {n1: §"fd00:1::3"}}}\n', "no other node has|of n2"
+    ),
+    "MTU without room for IPv6": bad(
+        NODES6 + "flannel: {mtu: §1320, ipv6: {}}\n", "1280 bytes|1270 bytes|by 10"
+    ),
+    "link without room for IPv6": bad(
+        NODES6.replace('/64"', '/64", mtu: 1340') + "flannel: {§ipv6: {}}\n",
+        "1270 bytes|by 10 bytes",
+    ),
+    "daemon.json's own IPv6": bad(
+        NODES6.replace("roles: [docker,", "docker: {daemon: {§ipv6: true}}, roles: [docker,")
+        + "flannel: {ipv6: {}}\n",
+        "on flannel nodes|'ipv6' for n2",
     ),
     "public address with host-gw": bad(
         NODES + "flannel: {backend: host-gw, §public-ip: {n1: 10.168.0.9}}\n", "no public-ip with"

@@ -40,8 +40,8 @@ OVERLAY = {
 
 
 @st.composite
-def overlays(draw: st.DrawFn) -> dict[str, Any]:
-    """flannel's section, with any of the keys that its backend has."""
+def overlays(draw: st.DrawFn, *, six: bool) -> dict[str, Any]:
+    """flannel's section, with any of the keys that its backend has; ``six`` is for IPv6, too."""
     backend = draw(st.sampled_from([*OVERLAY]))
     found: dict[str, Any] = {"backend": backend}
     found |= draw(st.fixed_dictionaries({}, optional=OVERLAY[backend]))
@@ -58,7 +58,17 @@ def overlays(draw: st.DrawFn) -> dict[str, Any]:
     if draw(st.booleans()):
         blue: dict[str, Any] = {"network": "10.20.0.0/16"}
         blue |= draw(st.sampled_from([{}, {"backend": "host-gw"}, {"vni": 9, "mtu": 1400}]))
+        if six and draw(st.booleans()):
+            blue["ipv6"] = {"network": "fd00:20::/48"}
         found["networks"] = {"blue": blue}
+    if six and backend != "udp" and draw(st.booleans()):
+        found["ipv6"] = draw(
+            st.fixed_dictionaries(
+                {}, optional={"network": st.just("fd00:96::/56"), "subnet-len": st.integers(60, 80)}
+            )
+        )
+        if "mtu" in found:
+            found["mtu"] = max(found["mtu"], 1330)  # IPv6 needs 1280 bytes in the tunnel
     return found
 
 
@@ -283,7 +293,7 @@ def topologies(draw: st.DrawFn) -> dict[str, Any]:
         data["networks"] = {name: {"subnet": str(net)} for name, net in subnets.items()}
     draw(wired(data))
     if flannel:
-        data["flannel"] = draw(overlays())
+        data["flannel"] = draw(overlays(six="subnet6" in data["networks"][networks[0]]))
     with_docker = [name for name, node in nodes.items() if "docker" in node.get("roles", ())]
     if with_docker:
         names = [f"c{draw(NAMES)}-{i}" for i in range(draw(st.integers(0, 4)))]

@@ -13,7 +13,13 @@ from test_topology_bad import TABLE
 from testbed.registry import PROVIDERS, ROLES
 from testbed.roles.docker.networks import DockerNetwork
 from testbed.roles.docker.section import ENGINES, FIREWALLS, DockerSection
-from testbed.roles.flannel.section import BACKENDS, FlannelNetwork, FlannelSection
+from testbed.roles.flannel.section import (
+    BACKENDS,
+    FlannelIPv6,
+    FlannelNetwork,
+    FlannelSection,
+    FurtherIPv6,
+)
 from testbed.roles.kubernetes.section import Arguments, Configuration, KubernetesSection
 from testbed.roles.routing import Bgp, Ospf, RouterOfNode
 from testbed.topology import load, load_data, names, schema
@@ -252,8 +258,19 @@ def test_every_key_reaches_the_model_and_comes_back() -> None:
             "subnet-len": 24,
             "subnet-lease-renew-margin": 90,
             "allow-direct-routing": False,
+            "ipv6": {
+                "network": "fd00:96::/48",
+                "subnets": {"n1": "fd00:96:0:8::/64"},
+                "subnet-len": 64,
+                "public-ip": {"n1": "2001:db8::1"},
+            },
             "networks": {
                 "blue": {
+                    "ipv6": {
+                        "network": "fd00:20::/48",
+                        "subnets": {"n1": "fd00:20:0:1::/64"},
+                        "subnet-len": 64,
+                    },
                     "backend": "vxlan",
                     "network": "10.20.0.0/16",
                     "subnets": {"n1": "10.20.1.0/24"},
@@ -378,6 +395,8 @@ def test_every_key_reaches_the_model_and_comes_back() -> None:
     assert set(everything["docker"]) == set(keys_of(DockerSection))
     assert set(everything["flannel"]) == set(keys_of(FlannelSection))
     assert set(everything["flannel"]["networks"]["blue"]) == set(keys_of(FlannelNetwork))
+    assert set(everything["flannel"]["ipv6"]) == set(keys_of(FlannelIPv6))
+    assert set(everything["flannel"]["networks"]["blue"]["ipv6"]) == set(keys_of(FurtherIPv6))
     assert set(everything["kubernetes"]) == set(keys_of(KubernetesSection))
     assert set(everything["kubernetes"]["arguments"]) == set(keys_of(Arguments))
     assert set(everything["kubernetes"]["configuration"]) == set(keys_of(Configuration))

@@ -60,6 +60,8 @@ NODES = (
     "  out: {networks: {lan: 10.168.0.1}, gateway: true}\n"
 )
 FLANNEL = NODES + "flannel: {}\n"
+#: The same with IPv6, besides IPv4.
+NODES6 = NODES.replace("/24}", '/24, subnet6: "fd00:1::/64"}')
 
 #: A cluster of two nodes, and a machine that is none of it; a test appends the section.
 CLUSTER = (

@@ -27,6 +27,11 @@ OF_OVERLAY = {
     "ip-masq": "flanneld masquerades; remove it",
     "mtu": "write flannel: {mtu: NUMBER}, or remove it",
 }
+#: Those that it sets with an overlay of IPv6.
+OF_IPV6 = {
+    "fixed-cidr-v6": "write flannel: {ipv6: {subnets: {NODE: SUBNET}}}",
+    "ipv6": "remove it, or ipv6 of flannel",
+}
 OLD_NFTABLES = ("20.10", "nftables")  # the first engine with a back end of its own is 29
 
 
@@ -69,16 +74,18 @@ class DockerChecks(Look):
 
     def overlay(self) -> None:
         """Report keys of daemon.json that testbed sets on flannel nodes."""
+        flannel = FlannelSection.find(self.t)
+        owned = OF_OVERLAY | (OF_IPV6 if flannel and flannel.ipv6 else {})
         for node in self.t.with_role(ROLE):
             if FLANNEL not in node.roles:
                 continue
-            for name in sorted(OF_OVERLAY.keys() & daemon_of(self.t, node.name).keys()):
+            for name in sorted(owned.keys() & daemon_of(self.t, node.name).keys()):
                 path: Path = (ROLE, "daemon", name)
                 if name in tree.keys_at(self.root, "nodes", node.name, ROLE, "daemon"):
                     path = ("nodes", node.name, *path)
                 wanted = "a key of daemon.json that testbed does not set on flannel nodes"
                 seen = f"{quote(name)} for {node.name}"
-                self.add(self.key(*path), wanted, seen, OF_OVERLAY[name])
+                self.add(self.key(*path), wanted, seen, owned[name])
 
     def files(self) -> None:
         """Report a daemon.json among the files of a Docker node, which has one already."""

@@ -173,7 +173,8 @@ def _words(state: ContainerState) -> str:
         return ending(state.exit)
     if len(state.networks) > 1:
         return ", ".join(f"{one.address} on {name}" for name, one in state.networks.items())
-    return state.address or state.network.partition(":")[0]
+    addresses = filter(None, (state.address, state.address6))
+    return ", ".join(addresses) or state.network.partition(":")[0]
 
 
 def _still_running(context: Context, container: Container) -> None:
@@ -219,31 +220,47 @@ def reach_steps(topology: Topology) -> Iterator[Step]:
         )
         about = f"{client.name} on {client.node} fetches the page of {server.name} on {server.node}"
         yield Step(
-            f"reach {client.name} -> {server.name}", about, needs, act=_reach(client, server)
+            f"reach {client.name} -> {server.name}",
+            about,
+            needs,
+            act=_reach(client, server, six=flannel.ipv6 is not None),
         )
 
 
-def _reach(client: Container, server: Container) -> Callable[[Context], tuple[str, bool]]:
+def _reach(
+    client: Container, server: Container, *, six: bool
+) -> Callable[[Context], tuple[str, bool]]:
     def act(context: Context) -> tuple[str, bool]:
-        source, target = context.containers[client.name], context.containers[server.name]
-        url = f"http://{target.address}:{server.env.get(PORT_VARIABLE, '80')}/"
-        argv = [*enter(source.pid, mounts=False), "curl", "-sS", "--max-time", "2", url]
-        node = context.node(client.node)
-        wait = Wait(
-            context,
-            f"{client.name} on {client.node} to reach {url} ({server.name} on {server.node})",
-            REACH_SECONDS,
-            hint=f"look at the routes (keep a failed lab with `testbed up --keep`): "
-            f"testbed exec -l {context.lab} {client.node} ip route",
-        )
-        while not (result := node.run(argv, check=False)).ok:
-            still_alive(node)
-            if wait.gone > ENDED_SECONDS:
-                for container in (client, server):
-                    _still_running(context, container)
-            wait.saw(result.stderr.strip())
-            wait.pause()
-        page = json.loads(result.stdout)
-        return f"{page['name']} saw {page['client'].rpartition(':')[0]}", False
+        target = context.containers[server.name]
+        hosts = {target.address: "ip route"}
+        if six:
+            hosts[f"[{target.address6}]"] = "ip -6 route"
+        pages = [_fetch(context, client, server, *host) for host in hosts.items()]
+        seen = ", ".join(page["client"].rpartition(":")[0].strip("[]") for page in pages)
+        return f"{pages[0]['name']} saw {seen}", False
 
     return act
+
+
+def _fetch(
+    context: Context, client: Container, server: Container, host: str, routes: str
+) -> dict[str, str]:
+    """Return a container's page, as another one sees it."""
+    source, node = context.containers[client.name], context.node(client.node)
+    url = f"http://{host}:{server.env.get(PORT_VARIABLE, '80')}/"
+    argv = [*enter(source.pid, mounts=False), "curl", "-sS", "--max-time", "2", url]
+    wait = Wait(
+        context,
+        f"{client.name} on {client.node} to reach {url} ({server.name} on {server.node})",
+        REACH_SECONDS,
+        hint=f"look at the routes (keep a failed lab with `testbed up --keep`): "
+        f"testbed exec -l {context.lab} {client.node} {routes}",
+    )
+    while not (result := node.run(argv, check=False)).ok:
+        still_alive(node)
+        if wait.gone > ENDED_SECONDS:
+            for container in (client, server):
+                _still_running(context, container)
+        wait.saw(result.stderr.strip())
+        wait.pause()
+    return dict(json.loads(result.stdout))

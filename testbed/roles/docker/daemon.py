@@ -41,11 +41,13 @@ from testbed.roles.docker.section import (
 )
 from testbed.roles.docker.settle import settle_steps
 from testbed.roles.docker.swarm import MEMBER
-from testbed.roles.flannel.section import FlannelSection
+from testbed.roles.flannel.section import FORWARDING6, FlannelSection
 from testbed.steps.step import Step, node_step
 from testbed.topology.shapes import merged
 
 if TYPE_CHECKING:
+    from ipaddress import IPv6Network
+
     from testbed.artifacts import Store
     from testbed.nodes.base import Node, ServiceState
     from testbed.steps.context import Context
@@ -94,6 +96,11 @@ def own_config(topology: Topology, node: str, version: tuple[int, int, int]) -> 
     if _in_overlay(topology, node):
         config["mtu"] = FlannelSection.of(topology).mtu(topology, node)
         config["ip-masq"] = False
+        if six := _subnet6(topology, node):
+            # docker0 gets the first address, that of FLANNEL_IPV6_SUBNET.
+            config |= {"ipv6": True, "fixed-cidr-v6": str(six)}
+            if version < (27, 0, 0):
+                config |= {"experimental": True, "ip6tables": True}  # the default since 27
     if _is_open(topology, node):
         if version >= (28, 2, 0):
             # Since 28 Docker drops packets to a container from other interfaces, such as an
@@ -120,6 +127,12 @@ def daemon_env(
 def _in_overlay(topology: Topology, node: str) -> bool:
     flannel = FlannelSection.find(topology)
     return flannel is not None and node in flannel.subnets
+
+
+def _subnet6(topology: Topology, node: str) -> IPv6Network | None:
+    """Return the IPv6 subnet of a node's docker0; None without one."""
+    flannel = FlannelSection.find(topology)
+    return flannel.ipv6.subnets.get(node) if flannel and flannel.ipv6 else None
 
 
 def _is_open(topology: Topology, node: str) -> bool:
@@ -207,7 +220,8 @@ def steps(topology: Topology, node: Spec) -> Iterable[Step]:
     def act(context: Context) -> tuple[str, bool]:
         return _start(context, node.name)
 
-    about = f"dockerd with docker0 at {bip}"
+    six = _subnet6(topology, node.name)
+    about = f"dockerd with docker0 at {bip}" + (f" and in {six}" if six else "")
     if given := daemon_of(topology, node.name):
         about += f", daemon.json with {', '.join(sorted(given))}"
     needs = (node_step(node.name),)
@@ -308,6 +322,9 @@ def _start(context: Context, node: str) -> tuple[str, bool]:
     if filters == "nftables":
         # With nftables the daemon requires forwarding and does not turn it on itself.
         machine.run(FORWARDING)
+    six = _subnet6(topology, node)
+    if six:
+        machine.run(FORWARDING6)
     if _is_open(topology, node):
         firewall.admit(machine, topology, BRIDGE, closed=number >= (28, 0, 0))
     env = daemon_env(topology, node, number, engine.path(context.store, machine, release))
@@ -334,6 +351,7 @@ def _start(context: Context, node: str) -> tuple[str, bool]:
         swarm.leave(machine)
         how, changed = f"{how}; left its swarm", True
     bridge = f"bridge {config['bridge']}" if "bridge" in config else f"docker0 {bip}"
+    bridge += f" and {six[1]}/{six.prefixlen}" if six else ""
     return f"dockerd {version}, {bridge}{how}", changed
 
 

@@ -98,6 +98,11 @@ class ContainerState:
     image_id: str = ""  #: ID of its image, whatever the image's name means now
     networks: Mapping[str, Endpoint] = field(default_factory=dict)  #: by name, its mode's first
 
+    @property
+    def address6(self) -> str:
+        """Its IPv6 address on its mode's network; empty without one."""
+        return next((one.address6 for one in self.networks.values()), "")
+
 
 def preload() -> None:
     """Import the SDK in the background; the first Engine waits for it."""

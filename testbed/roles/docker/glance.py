@@ -45,6 +45,11 @@ class Glance:
     #: Address, and IPv6 address, on each network by name; empty without one.
     networks: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
+    @property
+    def words(self) -> str:
+        """Its addresses on its first network, in words."""
+        return ", ".join(filter(None, next(iter(self.networks.values()), (self.address,))))
+
 
 @dataclass(frozen=True, slots=True)
 class Membership:

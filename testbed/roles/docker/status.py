@@ -35,7 +35,7 @@ def _container(wanted: Container, seen: Glance) -> Part:
 def _networks_of(wanted: Container, seen: Glance) -> tuple[str, bool]:
     """Return the addresses of a running container, and False if they are not the wanted ones."""
     if not wanted.networks:
-        return seen.address or wanted.network, True
+        return seen.words or wanted.network, True
     order = [*wanted.networks, *(name for name in seen.networks if name not in wanted.networks)]
     words, ok = [], True
     for name in order:
@@ -81,7 +81,7 @@ def _of_compose(name: str, wanted: str, seen: Glance | None) -> Part:
         return Part(name, "missing", ok=False)
     state = seen.health or seen.state
     if state == wanted:
-        return Part(name, state, ok=True, detail=seen.address)
+        return Part(name, state, ok=True, detail=seen.words)
     return Part(name, state, ok=False, detail=f"expected: {wanted}")
 
 
@@ -120,5 +120,5 @@ def containers(context: Context, node: Node) -> list[Part]:
         for name, state in compose.expected(node).items():
             parts.append(_of_compose(name, state, found.pop(name, None)))
     # Containers that the user started are allowed, in any state.
-    parts += [Part(s.name, s.state, ok=True, detail=s.address) for s in found.values()]
+    parts += [Part(s.name, s.state, ok=True, detail=s.words) for s in found.values()]
     return parts

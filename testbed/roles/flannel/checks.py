@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from ipaddress import IPv4Network
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from testbed.roles.etcd import ROLE as ETCD
 from testbed.roles.etcd import member
-from testbed.roles.flannel.section import ONLY_WITH, ROLE, FlannelSection
-from testbed.topology import tree
+from testbed.roles.flannel.section import (
+    ONLY_WITH,
+    ROLE,
+    VTEP6,
+    FlannelSection,
+    FurtherIPv6,
+)
+from testbed.topology import keys, tree
 from testbed.topology.check.look import Look, Subnet
 from testbed.topology.tree import Path, quote
 
@@ -16,6 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = ["FlannelChecks"]
+
+#: The keys of a network of flannel for one IP family.
+Part: TypeAlias = "FlannelSection | FurtherIPv6"
 
 
 class FlannelChecks(Look):
@@ -31,6 +41,8 @@ class FlannelChecks(Look):
             self.flannel_subnets,
             self.flannel_mtu,
             self.public_addresses,
+            self.nodes_have_ipv6,
+            self.ipv6_has_room,
             self.host_gw_is_one_segment,
             self.nodes_reach_each_other,
         )
@@ -59,29 +71,42 @@ class FlannelChecks(Look):
             for name, other in flannel.further().items():
                 yield (ROLE, "networks", name), other
 
+    def _parts(self) -> Iterator[tuple[tuple[str, ...], Part]]:
+        """Yield the path of each network of flannel with its keys, for each of its families."""
+        for path, flannel in self._networks():
+            yield path, flannel
+            if flannel.ipv6:
+                yield (*path, "ipv6"), flannel.ipv6
+
     def flannel_settings(self) -> None:
         for path, flannel in self._networks():
             if self.bad(*path, "backend"):
                 continue
-            for name in tree.keys_at(self.root, *path):
+            found = tree.keys_at(self.root, *path)
+            below = tree.keys_at(self.root, *path, "ipv6")
+            for at, name in [*(((), one) for one in found), *((("ipv6",), one) for one in below)]:
                 backends, why = ONLY_WITH.get(name, ((flannel.backend,), ""))
                 if flannel.backend not in backends:
                     wanted = f"no {name} with {flannel.backend}"
-                    self.add(self.key(*path, name), wanted, "one", f"remove it: {why}")
+                    self.add(self.key(*path, *at, name), wanted, "one", f"remove it: {why}")
 
     def flannel_network_is_apart(self) -> None:
-        mine: list[Subnet] = []
-        for path, flannel in self._networks():
+        mine: dict[str, list[Subnet]] = {"subnet": [], "subnet6": []}
+        for path, part in self._parts():
             if self.bad(*path, "network"):
                 continue
+            word = "subnet" if isinstance(part.network, IPv4Network) else "subnet6"
             for network in self.t.networks.values():
-                if network.subnet and network.subnet.overlaps(flannel.network):
-                    at = self.subnet(network)
-                    seen = f"{network.subnet}, which overlaps with {flannel.network}"
+                other: Any = getattr(network, word)
+                if other and other.overlaps(part.network):
+                    at = self.subnet(network, word)
+                    seen = f"{other}, which overlaps with {part.network}"
                     hint = "change it, or the network of flannel"
                     self.add(at, "a subnet apart from flannel's network", seen, hint)
-            mine.append((flannel.network, path[-1], self.value(*path, "network")))
-        self.apart(mine, "networks of flannel")
+            name = path[-1] if path[-1] != "ipv6" else path[-2]
+            mine[word].append((part.network, name, self.value(*path, "network")))
+        for found in mine.values():
+            self.apart(found, "networks of flannel")
 
     def vnis_are_apart(self) -> None:
         taken: dict[int, str] = {}
@@ -95,7 +120,7 @@ class FlannelChecks(Look):
                 self.add(self.value(*path, "vni"), "a VNI of its own", seen, hint)
 
     def flannel_subnet_length(self) -> None:
-        for path, flannel in self._networks():
+        for path, flannel in self._parts():
             least = flannel.network.prefixlen + 2
             if flannel.subnet_len is None or self.bad(*path, "network"):
                 continue
@@ -118,18 +143,27 @@ class FlannelChecks(Look):
 
     def public_addresses(self) -> None:
         flannel = FlannelSection.find(self.t)
-        names = tree.keys_at(self.root, ROLE, "public-ip")
-        if flannel is None or not names:
+        if flannel is None:
+            return
+        self._public_addresses((ROLE, "public-ip"), flannel.public_ip, self.t.address)
+        if flannel.ipv6:
+            path = (ROLE, "ipv6", "public-ip")
+            self._public_addresses(path, flannel.ipv6.public_ip, self.t.address6)
+
+    def _public_addresses(
+        self, at: Path, given: abc.Mapping[str, Any], own: abc.Callable[[str], Any]
+    ) -> None:
+        if not (names := tree.keys_at(self.root, *at)):
             return
         taken = {
-            self.t.address(node.name): node.name
+            own(node.name): node.name
             for node in self.t.with_role(ROLE)
-            if node.addresses and node.name not in flannel.public_ip
+            if node.addresses and node.name not in given
         }
         for name in names:
-            path = (ROLE, "public-ip", name)
-            if self.on_flannel_node(name, path) and name in flannel.public_ip:
-                address = flannel.public_ip[name]
+            path = (*at, name)
+            if self.on_flannel_node(name, path) and name in given:
+                address = given[name]
                 if taken.setdefault(address, name) != name:
                     # A lease belongs to the node with its address (Documentation/reservations.md).
                     seen = f"{address}, that of {taken[address]}"
@@ -148,11 +182,48 @@ class FlannelChecks(Look):
             return True
         return False
 
-    def flannel_subnets(self) -> None:
+    def nodes_have_ipv6(self) -> None:
+        """Require an IPv6 address of each node for an overlay of IPv6.
+
+        flanneld takes both addresses from one interface (pkg/ipmatch/match.go).
+        """
+        if not any(flannel.ipv6 for _, flannel in self._networks()):
+            return
+        for node in self.t.with_role(ROLE):
+            unsure = self.unsure(node.name, "networks") or self.problems.touched("networks")
+            if not node.addresses or unsure or self.t.address6(node.name):
+                continue
+            network = self.t.network(node.name)
+            wanted = f"an IPv6 address of {node.name} on {network}, for flannel's ipv6"
+            seen = ", ".join(str(one.ip) for one in self.t.port(node.name).subnetted)
+            hint = f"give {network} a subnet6, or the node an address with its prefix"
+            self.add(self.key("nodes", node.name, "networks", network), wanted, seen, hint)
+
+    def ipv6_has_room(self) -> None:
+        """Require devices whose MTU IPv6 accepts (RFC 8200, section 5)."""
         for path, flannel in self._networks():
+            if flannel.ipv6 is None or self.problems.touched("networks"):
+                continue
+            for node in (node for node in self.t.with_role(ROLE) if node.addresses):
+                link, tunnel = self.t.link_mtu(node.name), flannel.backend == "vxlan"
+                room = min(flannel.mtu(self.t, node.name), link - (VTEP6 if tunnel else 0))
+                if room < keys.MTU_MIN6:
+                    more = keys.MTU_MIN6 - room
+                    wanted = f"an MTU that leaves containers of {node.name} {keys.MTU_MIN6} bytes"
+                    if flannel.outer_mtu is not None and flannel.outer_mtu < link:
+                        at, hint = self.value(*path, "mtu"), f"raise it by {more}, or remove ipv6"
+                    else:
+                        at = self.key(*path, "ipv6")
+                        network = self.t.network(node.name)
+                        hint = f"raise mtu of {network} by {more} bytes, or remove ipv6"
+                    self.add(at, wanted, f"{room} bytes", hint)
+                    break
+
+    def flannel_subnets(self) -> None:
+        for path, flannel in self._parts():
             self._subnets(path, flannel)
 
-    def _subnets(self, path: tuple[str, ...], flannel: FlannelSection) -> None:
+    def _subnets(self, path: tuple[str, ...], flannel: Part) -> None:
         good: list[Subnet] = []
         for name in tree.keys_at(self.root, *path, "subnets"):
             at = (*path, "subnets", name)
@@ -169,10 +240,11 @@ class FlannelChecks(Look):
                 wanted = f"subnets of one size, /{length} as {first}"
                 self.add(place, wanted, str(subnet), "give all of them the same prefix")
 
-    def _subnet_fits(self, flannel: FlannelSection, node: str, path: tuple[str, ...]) -> bool:
+    def _subnet_fits(self, flannel: Part, node: str, path: tuple[str, ...]) -> bool:
         if self.bad(*path, "network"):
             return False
-        subnet, network = flannel.subnets[node], flannel.network
+        subnet: Any = flannel.subnets[node]
+        network: Any = flannel.network
         at = self.value(*path, "subnets", node)
         if not subnet.subnet_of(network):
             hint = "change it, or the network of flannel"

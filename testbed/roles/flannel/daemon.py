@@ -12,7 +12,7 @@ import functools
 import json
 import uuid
 from collections.abc import Iterable, Iterator
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Network
 from typing import TYPE_CHECKING, Any
 
 from testbed.nodes.base import GO, Service
@@ -24,7 +24,13 @@ from testbed.roles.docker.section import firewall_of
 from testbed.roles.etcd import CLIENT_PORT, endpoint, etcd_step, etcdctl, store_of
 from testbed.roles.etcd import SERVICE as ETCD
 from testbed.roles.flannel.role import service_of
-from testbed.roles.flannel.section import DEFAULT_PORT, DEFAULT_VNI, ROLE, FlannelSection
+from testbed.roles.flannel.section import (
+    DEFAULT_PORT,
+    DEFAULT_VNI,
+    FORWARDING6,
+    ROLE,
+    FlannelSection,
+)
 from testbed.roles.way import Way
 from testbed.spelling import counted
 from testbed.steps.step import Step, node_step
@@ -67,11 +73,14 @@ def resync(nodes: int, *, slow: bool) -> str:
     return f"--iptables-resync={max(least, RESYNC * nodes)}"
 
 
-def options(flannel: FlannelSection, node: str) -> list[str]:
+def options(topology: Topology, flannel: FlannelSection, node: str) -> list[str]:
     """Return flanneld's options for the keys of the file that are no part of the network."""
     found = []
     if node in flannel.public_ip:
         found.append(f"--public-ip={flannel.public_ip[node]}")
+    if flannel.ipv6:
+        # The interface may have several, and flanneld would choose.
+        found.append(f"--public-ipv6={flannel.address6(topology, node)}")
     if flannel.renew_margin is not None:
         found.append(f"--subnet-lease-renew-margin={flannel.renew_margin}")
     return found
@@ -91,24 +100,27 @@ def network_config(flannel: FlannelSection) -> dict[str, Any]:
         backend["MTU"] = flannel.outer_mtu
     if flannel.direct_routing:
         backend["DirectRouting"] = True
-    return {
+    found: dict[str, Any] = {
         "Network": str(flannel.network),
         "SubnetLen": min(s.prefixlen for s in flannel.subnets.values()),
-        "SubnetMin": str(_first_subnet(flannel)),
-        "Backend": backend,
+        "SubnetMin": str(min(s.network_address for s in flannel.subnets.values())),
     }
+    if six := flannel.ipv6:
+        found["EnableIPv6"] = True
+        found["IPv6Network"] = str(six.network)
+        found["IPv6SubnetLen"] = min(s.prefixlen for s in six.subnets.values())
+        found["IPv6SubnetMin"] = str(min(s.network_address for s in six.subnets.values()))
+    return found | {"Backend": backend}
 
 
-def _first_subnet(flannel: FlannelSection) -> Any:
-    return min(s.network_address for s in flannel.subnets.values())
-
-
-def subnet_key(subnet: IPv4Network, prefix: str = PREFIX) -> str:
+def subnet_key(subnet: IPv4Network, prefix: str = PREFIX, six: IPv6Network | None = None) -> str:
     """Return the etcd key of a subnet.
 
-    For 100.96.1.0/24 it is ``.../subnets/100.96.1.0-24``.
+    For 100.96.1.0/24 it is ``.../subnets/100.96.1.0-24``, with an IPv6 subnet beside it
+    ``.../subnets/100.96.1.0-24&fd00:1::-64`` (flannel, pkg/subnet/subnet.go).
     """
-    return f"{prefix}/subnets/{str(subnet).replace('/', '-')}"
+    words = "&".join(str(one).replace("/", "-") for one in (subnet, six) if one)
+    return f"{prefix}/subnets/{words}"
 
 
 def prefixes(flannel: FlannelSection) -> dict[str, FlannelSection]:
@@ -126,8 +138,13 @@ def reservations(topology: Topology) -> dict[str, str]:
     keys = {}
     for prefix, flannel in prefixes(FlannelSection.of(topology)).items():
         for node, subnet in flannel.subnets.items():
-            value = {"PublicIP": str(flannel.address(topology, node)), "PublicIPv6": None}
-            keys[subnet_key(subnet, prefix)] = json.dumps(value)
+            six = flannel.ipv6.subnets[node] if flannel.ipv6 else None
+            public = flannel.address6(topology, node)
+            value = {
+                "PublicIP": str(flannel.address(topology, node)),
+                "PublicIPv6": public and str(public),
+            }
+            keys[subnet_key(subnet, prefix, six)] = json.dumps(value)
         keys[f"{prefix}/config"] = json.dumps(network_config(flannel))
     return keys
 
@@ -138,7 +155,7 @@ def steps(topology: Topology, node: Node) -> Iterable[Step]:
     if node is topology.with_role(ROLE)[0]:
         yield Step(
             CONFIG_STEP,
-            f"{', '.join(_way(flannel))} over {flannel.network}, "
+            f"{', '.join(_way(flannel))} over {' and '.join(_networks(flannel))}, "
             f"{counted(len(flannel.subnets), 'subnet')}",
             (etcd_step(etcd.name),),
             ahead=node.name == etcd.name,
@@ -148,12 +165,11 @@ def steps(topology: Topology, node: Node) -> Iterable[Step]:
     def act(context: Context) -> tuple[str, bool]:
         return _start(context, node, flannel)
 
-    subnet = flannel.subnets[node.name]
     needs = (CONFIG_STEP, node_step(node.name))
-    about = f"flanneld {flannel.backend} with {subnet}"
+    about = f"flanneld {flannel.backend} with {_subnets(flannel, node.name)}"
     yield Step(flannel_step(node.name), about, needs, heavy=True, act=act)
     for name, other in flannel.further().items():
-        about = f"flanneld {', '.join(_way(other))} with {other.subnets[node.name]}"
+        about = f"flanneld {', '.join(_way(other))} with {_subnets(other, node.name)}"
         yield Step(
             f"{flannel_step(node.name)} {name}",
             about,
@@ -161,6 +177,18 @@ def steps(topology: Topology, node: Node) -> Iterable[Step]:
             heavy=True,
             act=functools.partial(_start, node=node, flannel=other, name=name),
         )
+
+
+def _networks(flannel: FlannelSection) -> Iterator[str]:
+    yield str(flannel.network)
+    if flannel.ipv6:
+        yield str(flannel.ipv6.network)
+
+
+def _subnets(flannel: FlannelSection, node: str) -> str:
+    """Return the subnets of a node in words."""
+    six = f" and {flannel.ipv6.subnets[node]}" if flannel.ipv6 else ""
+    return f"{flannel.subnets[node]}{six}"
 
 
 def _way(flannel: FlannelSection) -> Iterator[str]:
@@ -213,6 +241,8 @@ def _start(
     if DOCKER in node.roles:  # either of the two may come first
         firewall.choose(machine, firewall_of(topology, node.name))
     load_modules(machine)
+    if flannel.ipv6:
+        machine.run(FORWARDING6)
     # A new etcd has no leases: every flanneld must register again.
     # A link that was created again has lost flanneld's device and routes.
     life = f"{_epoch(context)}.{marked(machine, REWIRED) or ''}"
@@ -223,14 +253,14 @@ def _start(
         f"--iface={topology.interface(node.name)}",
         *_place(name),
         resync(len(flannel.subnets), slow=machine.slowness > 1),
-        *options(flannel, node.name),
+        *options(topology, flannel, node.name),
     )
     service = Service(service_of(name), argv, env=GO, notify=True, digest=digest)
     etcd = store_of(topology).name
     way = Way(context, node.name, etcd, ETCD, str(topology.address(etcd)), CLIENT_PORT)
     changed = start(machine, service, timeout=180, context=context, seen=way.seen)
     return (
-        f"flanneld {context.store.version('flanneld')}, {flannel.subnets[node.name]}",
+        f"flanneld {context.store.version('flanneld')}, {_subnets(flannel, node.name)}",
         changed,
     )
 

@@ -32,13 +32,15 @@ def set_nodes(data: dict[str, Any], topology: Topology, count: int) -> None:
     if not isinstance(data[ROLE].get("interface", ""), str):
         data[ROLE].pop("interface")  # it names replaced nodes
     for network in data[ROLE].get("networks", {}).values():
-        network["subnets"] = {}
-    if addresses := data[ROLE].pop("public-ip", {}):
-        data[ROLE]["public-ip"] = {n.name: addresses[n.name] for n in kept if n.name in addresses}
+        for part in (network, network.get("ipv6", {})):
+            part.pop("subnets", None)
     data["nodes"] = new | {n.name: data["nodes"][n.name] for n in kept}
-    subnets = data[ROLE]["subnets"]
-    reserved = {name: subnets[was.name] for name, was in zip(new, old, strict=False)}
-    data[ROLE]["subnets"] = reserved | {n.name: subnets[n.name] for n in kept if n.name in subnets}
+    for part in filter(None, (data[ROLE], data[ROLE].get("ipv6"))):
+        if addresses := part.pop("public-ip", {}):
+            part["public-ip"] = {n.name: addresses[n.name] for n in kept if n.name in addresses}
+        subnets = part["subnets"]
+        reserved = {name: subnets[was.name] for name, was in zip(new, old, strict=False)}
+        part["subnets"] = reserved | {n.name: subnets[n.name] for n in kept if n.name in subnets}
     if docker := data.get(DOCKER):
         stay = {n.name for n in kept}
         docker["bip"] = {k: v for k, v in docker["bip"].items() if k in stay}

@@ -7,6 +7,7 @@ from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from testbed.limits import Takes
+from testbed.requirement import Feature
 from testbed.roles.base import Offer, OwnLink, Role
 from testbed.roles.flannel.checks import FlannelChecks
 from testbed.roles.flannel.section import (
@@ -36,6 +37,7 @@ def service_of(network: str) -> str:
 
 #: Kernel features that a backend needs, by their names in :mod:`testbed.kernel`.
 BACKEND_KERNEL: Mapping[str, tuple[str, ...]] = {"vxlan": ("vxlan",), "udp": ("tun",)}
+NAT6 = "ip6tables nat"
 
 
 #: Words of ``break``, and the effect of each.
@@ -54,6 +56,7 @@ OF_BACKENDS: Mapping[str, tuple[str, ...]] = {
     "fdb": ("vxlan",),
     "port": ("vxlan", "udp"),
 }
+IPV6 = "flannel-ipv6"  #: the word of ``needs`` for an overlay of IPv4 and IPv6
 USUAL = "flannel-defaults"  #: the word of ``needs`` for an overlay with its usual way of packets
 
 
@@ -102,36 +105,53 @@ class Flannel(Role):
     needs: ClassVar[dict[str, str]] = {
         "flannel": "flannel, whatever its backend",
         **{f"{ROLE}-{backend}": f"flannel with the backend {backend}" for backend in BACKENDS},
+        IPV6: "flannel with IPv6, besides IPv4",
         USUAL: "flannel with its default port and VNI, between the nodes' own addresses, without "
-        "direct routing, and with Docker's rules open to it",
+        "direct routing and IPv6, and with Docker's rules open to it",
     }
-    fact_names = ("backend",)
+    fact_names = ("backend", "families")
     breakable = BREAKABLE
     artifacts = ("flanneld", "etcdctl")
     programs: ClassVar[dict[str, str]] = {"iptables": "iptables"}
     kernel = ("iptables nat",)
-    optional_kernel: ClassVar[dict[str, str]] = {"br_netfilter": SERVICE} | {
-        feature: f"{ROLE} {backend}"
-        for backend, features in BACKEND_KERNEL.items()
-        for feature in features
-    }
+    optional_kernel: ClassVar[dict[str, str]] = (
+        {"br_netfilter": SERVICE}
+        | {
+            feature: f"{ROLE} {backend}"
+            for backend, features in BACKEND_KERNEL.items()
+            for feature in features
+        }
+        | {NAT6: f"{ROLE} with ipv6"}
+    )
+    trials = (
+        Feature(
+            NAT6,
+            "ip6tables -w -t nat -A POSTROUTING -j MASQUERADE",
+            "CONFIG_IPV6, CONFIG_NF_NAT and CONFIG_NETFILTER_XT_TARGET_MASQUERADE",
+        ),
+    )
     services = (SERVICE,)
     processes = (SERVICE,)
     offers = (Offer("flanneld"),)
 
     def summary(self, topology: Topology) -> str:
-        return FlannelSection.of(topology).backend
+        flannel = FlannelSection.of(topology)
+        return flannel.backend + (" with IPv6" if flannel.ipv6 else "")
 
     def features(self, topology: Topology) -> AbstractSet[str]:
         flannel = FlannelSection.of(topology)
-        usual = {USUAL} if flannel.is_usual else set()
-        return {ROLE, f"{ROLE}-{flannel.backend}"} | usual
+        more = {USUAL: flannel.is_usual, IPV6: flannel.ipv6 is not None}
+        words = {word for word, has in more.items() if has}
+        return {ROLE, f"{ROLE}-{flannel.backend}"} | words
 
     def facts(self, context: Context) -> Mapping[str, str]:
-        return {"backend": FlannelSection.of(context.topology).backend}
+        flannel = FlannelSection.of(context.topology)
+        return {"backend": flannel.backend, **({"families": "IPv4, IPv6"} if flannel.ipv6 else {})}
 
     def kernel_for(self, topology: Topology) -> Iterable[str]:
-        return (*self.kernel, *BACKEND_KERNEL.get(FlannelSection.of(topology).backend, ()))
+        flannel = FlannelSection.of(topology)
+        six = (NAT6,) if flannel.ipv6 else ()
+        return (*self.kernel, *BACKEND_KERNEL.get(flannel.backend, ()), *six)
 
     def alternative(self, topology: Topology) -> str:
         del topology
@@ -145,6 +165,9 @@ class Flannel(Role):
             "network": str(flannel.network),
             "device": flannel.device,
         }
+        if flannel.ipv6:
+            found["network6"] = str(flannel.ipv6.network)
+            found["device6"] = flannel.device6
         if flannel.port is not None:
             found["port"] = flannel.port
         if flannel.backend == "vxlan":
@@ -153,7 +176,7 @@ class Flannel(Role):
 
     def described(self, facts: Mapping[str, str]) -> Iterable[str]:
         if "backend" in facts:
-            yield f"flannel {facts['backend']}"
+            yield f"flannel {facts['backend']}" + (" with IPv6" if facts.get("families") else "")
 
     def unbreakable(self, topology: Topology, node: str, what: str) -> tuple[str, str, str] | None:
         flannel = FlannelSection.of(topology)
@@ -187,10 +210,11 @@ class Flannel(Role):
         del node
         if (flannel := FlannelSection.find(topology)) is not None:
             # The name is reserved with host-gw, too: a variant may need it.
-            yield OwnLink(flannel.device or UDP_DEVICE, "flannel's own")
+            names = list(flannel.devices or (UDP_DEVICE,))
             for other in flannel.further().values():
-                if other.device:
-                    yield OwnLink(other.device, "flannel's own")
+                names += other.devices
+            for name in names:
+                yield OwnLink(name, "flannel's own")
 
     def takes(self, topology: Topology, node: str) -> Takes:
         del node
