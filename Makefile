@@ -117,11 +117,12 @@ setup: $(VENV)/ready  ## virtual environment, Debian packages, binaries, image
 	$(SUDO) $(BIN)/testbed doctor --fix --quick
 	$(call made,frr bird)
 
-# Vagrant and ssh, and other programs in the cache, are for tests of exports, too.
+# Vagrant and ssh, and other programs in the cache, are for tests of exports, too; tshark reads
+# capture files.
 $(TOOLS)/ready: $(VENV)/ready tests/requirements.txt
-	{ command -v vagrant && command -v ssh && test -e $(LIBVIRT); } > /dev/null || \
-	  { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y --no-install-recommends \
-	    vagrant vagrant-libvirt openssh-client; }
+	{ command -v vagrant && command -v ssh && command -v tshark && test -e $(LIBVIRT); } > /dev/null || \
+	  { $(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y \
+	    --no-install-recommends vagrant vagrant-libvirt openssh-client tshark; }
 	$(SUDO) $(BIN)/testbed artifacts build compose containerlab node-image sshd
 	$(PYTHON) -m venv $(TOOLS)
 	$(TOOLS)/bin/python -m pip install --quiet --require-hashes -r tests/requirements.txt

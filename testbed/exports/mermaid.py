@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from testbed.topology.foreign import Foreign
     from testbed.topology.model import Topology, VethEnd
 
-#: Characters that end a quoted label, begin an entity or are read as HTML.
-SPECIAL = re.compile(r"[^\w .,:;/()+=@-]")
+#: Characters that end a label or a line, begin an entity or are read as HTML.
+SPECIAL = re.compile(r"[^\w .,:/()+=@-]")
 
 
 def label(*lines: str) -> str:

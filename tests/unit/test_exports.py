@@ -388,7 +388,7 @@ def test_a_diagram_has_lines_of_the_grammar_and_edges_between_what_is_there(name
 
 
 def test_a_label_cannot_end_itself() -> None:
-    assert label('a"b#c;<x>&', "é_1") == '"a#34;b#35;c;#60;x#62;#38;<br/>é_1"'
+    assert label('a"b#c;<x>&', "é_1") == '"a#34;b#35;c#59;#60;x#62;#38;<br/>é_1"'
 
 
 # -- netlab and vagrant -----------------------------------------------------------------------

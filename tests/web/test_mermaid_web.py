@@ -10,12 +10,15 @@ from typing import Any
 import pytest
 from browser import Browser, opened
 from exported import ODD
+from walks import all_walks
 
 from testbed.artifacts.store import Store
 from testbed.exports.base import Subject
 from testbed.registry import EXPORTS
 from testbed.topology import load, load_text, names
+from testbed.walk.render.mermaid import diagram
 
+WALKS = all_walks()
 MERMAID = Path(sys.prefix) / "mermaid.min.js"  #: `make web` puts it there
 PAGE = f'<meta charset="utf-8"><script src="{MERMAID.as_uri()}"></script><body></body>'
 DRAW = """
@@ -56,3 +59,17 @@ def test_mermaid_draws_the_lab(name: str, browser: Browser, tmp_path: Path) -> N
     assert drawn["nodes"] == links + sum(map(len, parts)) + empty
     for word in (topology.name, *topology.nodes, *topology.containers, *topology.networks):
         assert word in drawn["words"], word
+
+
+@pytest.mark.parametrize("name", WALKS)
+def test_mermaid_draws_the_walk(name: str, browser: Browser, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    page.write_text(PAGE)
+    browser.open(page.as_uri())
+    browser.driver.set_script_timeout(60)
+    drawn: dict[str, Any] = browser.driver.execute_async_script(DRAW, diagram(WALKS[name]))
+    assert "error" not in drawn, drawn
+    hops = [hop for leg in WALKS[name].legs for hop in leg.hops]
+    for word in {word for hop in hops for word in (hop.spot.machine, hop.spot.space)}:
+        assert word in drawn["words"], word
+    assert ("LOST" in drawn["words"]) is not WALKS[name].arrived
