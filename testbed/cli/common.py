@@ -278,7 +278,8 @@ class VariantCommand(click.Command):
         return super().parse_args(ctx, args)
 
     def complete(self) -> None:
-        """Add the options of roles."""
+        """Add the options of roles and of formats."""
+        from testbed.registry import FORMATS
         from testbed.topology.variant import options
 
         self.params = [param for param in self.params if param not in self._of_roles]
@@ -290,6 +291,17 @@ class VariantCommand(click.Command):
                 help=same[0].help,
             )
             for name, same in options().items()
+        ] + [
+            click.Option(
+                [f"--{option.name}"],
+                type=click.Path(exists=True, dir_okay=False, resolve_path=True),
+                multiple=True,
+                callback=lambda _ctx, _param, files: files or None,
+                metavar="FILE",
+                help=option.help,
+            )
+            for kind in FORMATS.usable().values()
+            for option in kind.options
         ]
         own = [param.name for param in self.params].index(FIRST)
         self.params[own:own] = self._of_roles
@@ -390,6 +402,8 @@ def load_variant(topology: str, artifacts: tuple[str, ...] = (), **variant: Any)
 
     given = {key: value for key, value in variant.items() if value is not None}
     variables = given.pop("set", None)
+    if values := _values(topology, given):
+        variables = {**(variables or {}), **values}
     if not (given or variables or is_path(topology) or topology in names()):
         from testbed.labs.lab import Lab
 
@@ -403,6 +417,30 @@ def load_variant(topology: str, artifacts: tuple[str, ...] = (), **variant: Any)
         store=lambda: make_settings(artifacts=artifacts).store,
         variables=variables,
     )
+
+
+def _values(topology: str, given: dict[str, Any]) -> dict[str, str]:
+    """Take the options of formats from the given ones; return the variables that they set.
+
+    Raises UsageError for a topology that is not a file of that format.
+    """
+    from testbed.registry import FORMATS
+    from testbed.topology.load import format_at
+
+    found: dict[str, str] = {}
+    tuples = {name: value for name, value in given.items() if isinstance(value, tuple)}
+    for kind in FORMATS.usable().values() if tuples else ():
+        for option in kind.options:
+            files = given.pop(option.name, ())
+            if files and format_at(topology) is not kind:
+                raise UsageError(
+                    f"{topology} is not a file of {kind.name}",
+                    where=f"--{option.name}",
+                    hint="remove it; --set gives values to variables",
+                )
+            if files:
+                found[option.variable] = os.pathsep.join(files)
+    return found
 
 
 def to_update(lab: Lab) -> Topology:

@@ -28,7 +28,7 @@ from testbed.topology.variant import Overrides, vary
 if TYPE_CHECKING:
     from collections import abc
 
-    from testbed.topology.format import GetStore
+    from testbed.topology.format import Format, GetStore
     from testbed.topology.tree import Tree
     from testbed.topology.variables import Variables
 
@@ -114,18 +114,25 @@ def _load_file(
     kind = format_of(Path(path), text)
     if kind is None:
         return load_text(text, path, variables)
-    if variables:
-        raise UsageError(
-            f"{path} is a file of {kind.name}",
-            where="--set",
-            hint="set its variables in the environment",
-        )
-    problems = Problems(path)
-    found = kind.read(Path(path), text, problems, store)
+    from testbed.topology.variables import Variables
+
+    problems, values = Problems(path), Variables(variables)
+    found = kind.read(Path(path), text, problems, store, values)
     if problems:
         raise problems.error()
+    values.refuse_unused(path)
     found["foreign"] = {**found["foreign"], "format": kind.name}
-    return build(syntax.from_data(found, problems), problems)
+    return replace(build(syntax.from_data(found, problems), problems), variables=values.used)
+
+
+def format_at(path: str) -> Format | None:
+    """Return the format of another tool that a file has; None for other topologies.
+
+    Raises TopologyError if it is unreadable.
+    """
+    if path == STDIN or not is_path(path):
+        return None
+    return format_of(Path(path), _read(path))
 
 
 def load_text(text: str, source: str, variables: abc.Mapping[str, str] | None = None) -> Topology:

@@ -67,6 +67,13 @@ class Variables:
         self._named.add(name)
         return self.given.get(name, self._environment.get(name))
 
+    def use(self, name: str) -> str | None:
+        """Return the value of a variable that a file of another tool needs, or None."""
+        value = self.value(name)
+        if value is not None:
+            self.used[name] = value
+        return value
+
     def refuse_unused(self, source: str) -> None:
         """Raise UsageError for a given variable that no text names."""
         for name in self.given:

@@ -77,7 +77,11 @@ topology:
 TEMPLATE = """\
 name: templated
 topology:
-  defaults: {kind: linux, image: "alpine:3"}
+  defaults:
+    kind: linux
+    image: "alpine:3"
+    binds: ["../__clabNodeName__.txt:/own.txt"]
+    exec: [sh -c 'echo __clabNodeName__ __clabLabName__ ${WORD:=none} > /said']
   nodes:
 {{- range $n := seq 1 .count }}
     n{{ $n }}: {}
@@ -333,12 +337,24 @@ def test_containerlabs_own_words_about_a_wrong_file(folder: Path) -> None:
     assert "nosuch" in said.err
 
 
-def test_a_template_has_the_values_beside_it(folder: Path) -> None:
-    (folder / "many.clab.gotmpl").write_text(TEMPLATE)
+def test_a_template_has_the_values_beside_it_or_others(folder: Path) -> None:
+    file, values = folder / "many.clab.gotmpl", folder / "values.json"
+    file.write_text(TEMPLATE)
     (folder / "many.clab_vars.yaml").write_text("count: 3\n")
-    lab, topology = up(folder / "many.clab.gotmpl")
-    assert [*topology.nodes] == ["n1", "n2", "n3"]
+    for name in ("n1", "n2", "n3"):
+        (folder.parent / f"{name}.txt").write_text(f"for {name}\n")
+    assert [*load(file).nodes] == ["n1", "n2", "n3"]
+    values.write_text('{"count": 2}')
+    said = call(folder, "up", str(file), "-q", "--vars", str(values), "--set", "WORD=red")
+    assert said.status == 0, said
+    lab = Lab("templated", make_settings())
+    for name in ("n1", "n2"):
+        shown = lab.node(name).run(["cat", "/own.txt", "/said"]).stdout
+        assert shown == f"for {name}\n{name} clab-templated red\n"
     assert status(lab.context()).ok
+    same = load(file, variables={"CLAB_VARS": str(values), "WORD": "red"})
+    assert lab.up(same).changed == []
+    assert lab.record().variables == {"CLAB_VARS": str(values), "WORD": "red"}
 
 
 def test_suites_and_claims_beside_the_file_run(folder: Path) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from testbed.errors import TopologyError
+from testbed import cli
+from testbed.errors import TopologyError, UsageError
 from testbed.nodes.containerlab import resolve, topofile, userfile
 from testbed.nodes.containerlab.format import TopoFile
 from testbed.process import Completed
@@ -300,15 +301,23 @@ def ask(method, path):
     one = Unix("engine")
     one.request(method, path)
     return one.getresponse().read()
-assert "CLAB_RUNTIME" not in os.environ and os.environ["CLAB_VARS"] == "values.yml"
+assert not {{"CLAB_RUNTIME", "CLAB_VARS"}} & {{*os.environ}}
 assert ask("HEAD", "/_ping") == b""
 assert ask("GET", "/v1.44/version") == b"{{}}"
 assert ask("GET", "/v1.44/containers/json?all=1") == b"[]"
 text = pathlib.Path(sys.argv[sys.argv.index("--topo") + 1]).read_text()
 if sys.argv[1] == "deploy":
     where = sys.argv[sys.argv.index("--export-rendered") + 1]
-    pathlib.Path(where).write_text(text.replace("{{{{ .image }}}}", "from-template"))
+    files = [arg.removeprefix("--vars=") for arg in sys.argv if arg.startswith("--vars=")]
+    assert all(pathlib.Path(file).is_absolute() for file in files)
+    image = "-".join(["from", *(pathlib.Path(file).stem for file in files)])
+    text = text.replace("{{{{ .image }}}}", image)
+    pathlib.Path(where).write_text(text.replace("$TAG", os.environ.get("TAG", "$TAG")))
+    print('{{"lab-name": "a-main"}}')
     pathlib.Path(os.environ["TMPDIR"], "left").touch()
+elif "data:" in text:
+    pathlib.Path(os.environ["CLAB_LABDIR_BASE"], "clab-a/n/new").write_text("written")
+    sys.exit(not pathlib.Path(os.environ["CLAB_LABDIR_BASE"], "clab-a/n/data").is_file())
 elif "wrong" in text:
     sys.exit("  ERROR\\n  line 2: wrong")
 """
@@ -323,6 +332,7 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("testbed.artifacts.Store.binary", lambda *_: path)
     monkeypatch.setenv("CLAB_RUNTIME", "podman")
     monkeypatch.setenv("CLAB_VARS", "values.yml")
+    monkeypatch.chdir(tmp_path)
     return path
 
 
@@ -331,10 +341,74 @@ def test_containerlab_fills_in_templates(program: Path, tmp_path: Path) -> None:
     file = tmp_path / "a.clab.gotmpl"
     file.write_text("name: a\ntopology: {nodes: {n: {kind: linux, image: {{ .image }}}}}\n")
     topology = load(file)
-    assert topology.images == ("from-template",)
+    assert topology.images == ("from-values",)
+    assert topology.variables == {"CLAB_VARS": str(tmp_path / "values.yml")}
     assert topology.foreign is not None
     assert "{{" not in topology.foreign.text
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.clab.gotmpl", "containerlab"]
+
+
+def test_variables_of_a_file_are_given_and_recorded(
+    program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del program
+    file = tmp_path / "a.clab.yml"
+    file.write_text(
+        "name: a\ntopology: {nodes: {n: {kind: linux, image: a-$TAG, "
+        'exec: ["echo ${OTHER:=x} $$PRICE"]}}}\n'
+    )
+    assert load(file).images == ("a-$TAG",)
+    monkeypatch.setenv("TAG", "1")
+    assert (load(file).images, load(file).variables) == (("a-1",), {"TAG": "1"})
+    given = load(file, variables={"TAG": "2", "OTHER": "y"})
+    assert (given.images, given.variables) == (("a-2",), {"TAG": "2", "OTHER": "y"})
+    for name in ("PRICE", "CLAB_VARS"):
+        with pytest.raises(UsageError) as error:
+            load(file, variables={name: "1"})
+        assert error.value.where == "--set"
+
+
+def test_a_name_with_variables_of_git(program: Path, tmp_path: Path) -> None:
+    del program
+    file = tmp_path / "a.clab.yml"
+    file.write_text("name: a-__gitBranch__\ntopology: {nodes: {n: {kind: linux, image: x}}}\n")
+    topology = load(file)
+    assert topology.name == "a-main"
+    assert topology.foreign is not None
+    assert topology.foreign.lab == "a-main"
+    assert "__git" not in topology.foreign.text
+
+
+def test_a_check_sees_the_users_files_of_nodes(program: Path, tmp_path: Path) -> None:
+    del program
+    file, folder = tmp_path / "a.clab.yml", tmp_path / "clab-a" / "n"
+    file.write_text(
+        "name: a\ntopology: {nodes: {n: {kind: linux, image: x, "
+        "binds: ['__clabNodeDir__/data:/data']}}}\n"
+    )
+    with pytest.raises(TopologyError):
+        load(file)
+    folder.mkdir(parents=True)
+    (folder / "data").touch()
+    load(file)
+    assert [path.name for path in folder.iterdir()] == ["data"]
+
+
+def test_files_with_values_are_an_option(
+    program: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    del program
+    (tmp_path / "a.clab.gotmpl").write_text(
+        "name: a\ntopology: {nodes: {n: {kind: linux, image: {{ .image }}}}}\n"
+    )
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.yml").write_text("{}\n")
+    values = ["--vars", "one.yml", "--vars=two.yml"]
+    assert cli.run(["plan", "a.clab.gotmpl", *values]) == 0
+    assert "from-one-two" in capsys.readouterr().out
+    assert cli.run(["plan", "a.clab.gotmpl", "--vars", "missing.yml"]) == 2
+    assert cli.run(["plan", "two-node", *values]) == 2
+    assert "--vars" in capsys.readouterr().err
 
 
 def test_containerlab_checks_each_file(program: Path, tmp_path: Path) -> None:

@@ -115,16 +115,17 @@ def user_file(
 
 def test_folders_are_those_of_the_file_and_its_binds(tmp_path: Path) -> None:
     own, other, deep = tmp_path / "own", tmp_path / "other", tmp_path / "own" / "deep"
-    for folder in (own, other, deep):
+    for folder in (own, other, deep, tmp_path / "a"):
         folder.mkdir()
     (other / "file").touch()
     text = (
         "name: x\ntopology:\n  nodes:\n    a:\n      kind: linux\n      binds:\n"
         "        - deep:/deep\n        - ../other/file:/file:ro\n        - /etc/hosts:/hosts\n"
-        "        - __clabNodeDir__/x:/x\n        - nowhere/x:/x\n        - /nowhere/x:/x\n"
+        "        - __clabNodeDir__/x:/x\n        - nowhere/x:/x\n"
+        "        - ../__clabNodeName__/x:/y\n        - /nowhere/x:/x\n"
         '      startup-config: "hostname a\\nend"\n'
     )
-    assert userfile.folders(foreign(text, own / "x.clab.yml")) == [own, other]
+    assert userfile.folders(foreign(text, own / "x.clab.yml")) == [own, other, tmp_path / "a"]
 
 
 def test_a_file_at_the_top_of_the_machine_hides_nothing_of_the_cell() -> None:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from testbed.testing.fakes import Bench
     from testbed.topology.format import GetStore
     from testbed.topology.tree import Problems
+    from testbed.topology.variables import Variables
 
 TOY = "PC1 image-a\nR_2 image-b\n"
 
@@ -47,9 +48,14 @@ class Toy(Format):
         return self.is_named(path) or text.startswith("# toy")
 
     def read(
-        self, path: Path, text: str, problems: Problems, store: GetStore | None
+        self,
+        path: Path,
+        text: str,
+        problems: Problems,
+        store: GetStore | None,
+        variables: Variables,
     ) -> dict[str, Any]:
-        del store
+        del store, variables
         nodes: dict[str, Any] = {}
         for number, line in enumerate(text.splitlines(), 1):
             if line.startswith("#"):

@@ -8,55 +8,95 @@ that a file can be read on a machine without Docker, and without a look at the u
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
+import shutil
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from socketserver import ThreadingUnixStreamServer
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from testbed.nodes.containerlab import topofile
+from testbed.nodes.containerlab.format import VALUES, files_of
 from testbed.process import Completed, run
+from testbed.topology.tree import Problems
 
-if TYPE_CHECKING:
-    from testbed.topology.tree import Problems
-
+LAB_FOLDERS = "clab-*"  # beside the file (types/topo_paths.go, labDirPrefix)
 SECONDS = 60.0  # timeout of each call, which takes a tenth of a second
-#: Text that containerlab fills in: Go templates, and variables of the environment.
-FILLED_IN = re.compile(r"\{\{|\$")
+#: Text that containerlab fills in: Go templates, variables of the environment, and those of Git in
+#: the lab's name (core/config.go).
+FILLED_IN = re.compile(r"\{\{|\$|__git")
+GIT = "__git"  #: begins a variable of Git
 #: Links whose check looks for interfaces and routes of the host, which are those of the cell.
 OF_THE_HOST = re.compile("macvlan|vxlan")
-#: Variables that set options of containerlab (cmd/viper.go) which are ours to choose.  The user's
-#: CLAB_VARS, a file with values for a template, stays.
-OPTIONS = frozenset({"CLAB_DEBUG", "CLAB_NAME", "CLAB_RUNTIME", "CLAB_TOPO"})
+#: Variables that set options of containerlab (cmd/viper.go) which are ours to choose.
+OPTIONS = frozenset({"CLAB_DEBUG", "CLAB_NAME", "CLAB_RUNTIME", "CLAB_TOPO", VALUES})
 POLL = 0.005  # seconds; the stand-in engine looks so often whether it is to end
 HINT = "correct the file; https://containerlab.dev/manual/topo-def-file/ describes it"
 
 
-def resolve(program: Path, file: Path, text: str, problems: Problems) -> str:
+def resolve(
+    program: Path,
+    file: Path,
+    text: str,
+    problems: Problems,
+    variables: Mapping[str, str | None] | None = None,
+) -> str:
     """Return the text of a file with all variables filled in; add its problems.
 
-    ``program`` is containerlab. Raises CommandError if it cannot be started, TimeoutExpired.
+    ``program`` is containerlab. ``variables`` are the file's; None is one without a value. Raises
+    CommandError if it cannot be started, TimeoutExpired.
     """
     of_the_host = OF_THE_HOST.search(text) is not None
-    with tempfile.TemporaryDirectory(prefix="testbed-") as folder, _engine(Path(folder)) as env:
+    given = {name: value for name, value in (variables or {}).items() if value is not None}
+    files = files_of(given.pop(VALUES, ""))
+    with (
+        tempfile.TemporaryDirectory(prefix="testbed-") as folder,
+        _engine(Path(folder), given) as env,
+    ):
+        _show_lab_folders(file.parent, Path(folder))
         if of_the_host or FILLED_IN.search(text):
             rendered = Path(folder, "rendered.yml")
             argv = ["deploy", "--dry-run", "--format", "json", "--export-rendered", str(rendered)]
+            argv += [f"--vars={values}" for values in files]
             done = _run(program, file, argv, env)
             with contextlib.suppress(FileNotFoundError):
                 text = rendered.read_text(encoding="utf-8", errors="replace")
             if done.status:
                 explain(done, text, problems)
+            else:
+                text = _with_name(text, done.stdout)
             if done.status or of_the_host:
                 return text
-        done = _run(program, file, ["validate"], env)
+        done = _run(program, file, ["validate", *(f"--vars={values}" for values in files)], env)
     if done.status:
         explain(done, text, problems)
     return text
+
+
+def _with_name(text: str, planned: str) -> str:
+    """Return a file with the lab's name in the place of one with variables of Git.
+
+    ``planned`` is what containerlab prints for ``--dry-run --format json``.
+    """
+    name = topofile.parse(text, Problems("")).get("name")
+    if not isinstance(name, str) or GIT not in name:
+        return text
+    return text.replace(name, str(json.loads(planned)["lab-name"]))
+
+
+def _show_lab_folders(own: Path, folder: Path) -> None:
+    """Have the user's files of nodes (``__clabNodeDir__``) in the folder of labs of a check.
+
+    Files are links, folders are not: what containerlab writes is not the user's.
+    """
+    for there in own.glob(LAB_FOLDERS):
+        with contextlib.suppress(OSError, shutil.Error):  # a deployment's own, which is root's
+            shutil.copytree(there, folder / there.name, copy_function=os.symlink)
 
 
 def _run(program: Path, file: Path, argv: list[str], env: dict[str, str]) -> Completed:
@@ -124,8 +164,8 @@ class _Server(ThreadingUnixStreamServer):
 
 
 @contextlib.contextmanager
-def _engine(folder: Path) -> Iterator[dict[str, str]]:
-    """Run the stand-in; yield the environment in which containerlab uses it.
+def _engine(folder: Path, variables: Mapping[str, str]) -> Iterator[dict[str, str]]:
+    """Run the stand-in; yield the environment in which containerlab uses it, with variables.
 
     Its temporary files, such as configurations within the topology file, go to the folder, too.
     """
@@ -136,6 +176,7 @@ def _engine(folder: Path) -> Iterator[dict[str, str]]:
         try:
             yield {
                 **{name: value for name, value in os.environ.items() if name not in OPTIONS},
+                **variables,
                 "DOCKER_HOST": f"unix://{socket}",
                 "CLAB_VERSION_CHECK": "disable",
                 "CLAB_LABDIR_BASE": str(folder),

@@ -75,8 +75,9 @@ def folders(foreign: Foreign) -> list[Path]:
     for name in definitions.nodes:
         for bind in (*definitions.lists(name, "binds"), definitions.startup_config(name)):
             source = os.path.expanduser(bind.partition(":")[0])  # noqa: PTH111  it may be no path
-            if not source or "__" in source or "\n" in source:
-                continue  # a magic variable: a file that containerlab makes
+            source = source.replace("__clabNodeName__", name)
+            if not source or source.startswith("__") or "\n" in source:
+                continue  # a folder of containerlab's, which is in the file's own
             path = Path(os.path.normpath(own / source))
             folder = path if path.is_dir() else path.parent
             if Path(source).is_absolute() and any(map(folder.resolve().is_relative_to, OWN)):
