@@ -19,6 +19,7 @@
     │   │   └── Unsettled                4   a system has not settled, so a check has no verdict
     │   ├── NoAnswer                 4   a daemon does not answer
     │   ├── StepsFailed              4   one or more steps of ``up`` failed (all of them)
+    │   ├── CannotRun              126   a command cannot be run as asked for
     │   ├── LabBusy                  4   another testbed process holds the lab
     │   └── NotFound                 4   nothing of that name exists or runs (name, known names)
     │       ├── NoSuchLab                4   no lab of that name is up
@@ -45,6 +46,7 @@ from dataclasses import dataclass
 
 __all__ = [
     "ArtifactError",
+    "CannotRun",
     "CatalogueError",
     "ChecksFailed",
     "CommandError",
@@ -332,6 +334,12 @@ class StepsFailed(LabError):
         worst = [e.exit_code for _, e in self.failures if isinstance(e, MachineError)]
         if worst and len(worst) == len(self.failures):
             self.exit_code = MachineError.exit_code
+
+
+class CannotRun(LabError):
+    """A command cannot be run as it was asked for, such as in a missing folder."""
+
+    exit_code = 126  # a shell's status for a command that cannot be run
 
 
 class LabBusy(LabError):

@@ -39,7 +39,6 @@ Exit status 127: the command does not exist. 126: it cannot be run. 128 + N: sig
 ended it. 2 and 4 are also testbed's own: wrong use, and a lab or node that does not exist.
 With --all it is the highest status of all nodes, 4 for a node that does not run.
 """
-NOT_FOUND = 127  # as in a shell
 
 
 class Exec(common.RunsCommand):
@@ -97,7 +96,7 @@ def command(
     as_json: bool,
 ) -> int:
     """See HELP."""
-    from testbed.labs.commands import Surroundings
+    from testbed.labs.commands import NOT_FOUND, Surroundings
 
     need_root("`testbed exec`")
     if workdir and not workdir.startswith("/"):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from testbed.errors import UsageError
+from testbed.errors import CannotRun, UsageError
 from testbed.roles.container import enter
 
 if TYPE_CHECKING:
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from testbed.nodes.base import Node
 
 #: Arguments: a folder, then a command.  A shell's status for a command that cannot be run is 126.
+NOT_FOUND = 127  # a shell's and nsenter's status for a command that does not exist
+NOTHING = "/nonexistent/testbed"
 IN_FOLDER = 'cd -- "$1" || exit 126; shift; exec "$@"'
 
 
@@ -69,12 +71,29 @@ def in_container(
         options += [f"--setuid={login.uid}", f"--setgid={login.gid}"]
         env = _with_home(env, login)
     if given.folder:
+        _require_folder(container, given.folder)
         options.append(f"--wdns={given.folder}")
     words = [*enter(container.pid, tty=tty, user=container.state.user), *options, *argv]
     if "PATH" in env:  # that of the container; the programs before it are the node's
         found = container.node.run(["sh", "-c", 'command -v "$1"', "sh", words[0]]).stdout.strip()
         words = [found, *words[1:]]
     return [*_env(env), *words]
+
+
+def _require_folder(container: LiveContainer, folder: str) -> None:
+    """Raise CannotRun unless a container has this folder.
+
+    nsenter(1) would end with 1, as a command could, too. It is asked for a program that no image
+    has: it enters the folder first, and its status is then that of a missing program.
+    """
+    entered = enter(container.pid, user=container.state.user)
+    said = container.node.run([*entered, f"--wdns={folder}", NOTHING], check=False)
+    if said.status != NOT_FOUND:
+        reason = said.stderr.strip().rpartition(": ")[2] or f"nsenter ended with {said.status}"
+        raise CannotRun(
+            f"{container.node.name}/{container.name} has no folder {folder}: {reason}",
+            hint="--workdir is a folder of the container",
+        )
 
 
 def _env(values: Mapping[str, str]) -> list[str]:

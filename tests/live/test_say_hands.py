@@ -65,6 +65,11 @@ def test_a_command_on_every_node(testbed: Testbed) -> None:
         "id -u; pwd; echo $A",
     ]
     assert fine(testbed("exec", *inside)).split() == ["33", "/etc", "b"]
+    for where in ("b", "a/web"):
+        for folder in ("/nosuch", "/etc/hostname"):
+            said = testbed("exec", "-w", folder, where, "true")
+            assert (said.status, folder in said.err) == (126, True), said
+    assert testbed("exec", "-w", "/etc", "a/web", "nosuch").status == 127
     assert testbed("exec", "--all", "sh", "-c", "exit $(hostname | wc -c)").status == 2
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hands import Hands, runs
 
+from testbed.labs.commands import NOTHING
 from testbed.nodes.fake import Answer
 
 if TYPE_CHECKING:
@@ -68,11 +69,22 @@ def test_a_user_folder_and_variables_in_a_container(
     runs(monkeypatch, "web")
     root = "/proc/4711/root"
     hands.node("a").files.update({f"{root}/etc/passwd": PASSWD, f"{root}/etc/group": GROUP})
+    hands.bench.provider.script(["nsenter"], lambda call: Answer(127 * (NOTHING in call.words)))
     assert hands("exec", "-u", "web", "-w", "/srv", "-e", "A=b", "a/web", "id").status == 0
     words = hands.ran("a")[-1]
     assert words[:3] == ("env", "HOME=/var/www", "A=b")
     assert words[3:5] == ("nsenter", "--target=4711")
     assert words[-4:] == ("--setuid=33", "--setgid=33", "--wdns=/srv", "id")
+
+
+def test_a_folder_that_a_container_lacks(hands: Hands, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs(monkeypatch, "web")
+    why = b"nsenter: cannot open current working directory: No such file or directory\n"
+    hands.bench.provider.script(["nsenter"], Answer(1, err=why))
+    said = hands("exec", "-w", "/nosuch", "a/web", "id")
+    assert (said.status, said.out) == (126, "")
+    assert "a/web has no folder /nosuch: No such file" in said.err
+    assert [words for words in hands.ran("a") if "id" in words] == []
 
 
 def test_a_path_of_a_container_does_not_hide_the_nodes_programs(
