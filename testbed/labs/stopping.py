@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from testbed.errors import NoSuchService, TestbedError, UsageError
+from testbed.errors import LabError, NoSuchService, TestbedError, UsageError
 from testbed.labs.run import Watch
 from testbed.labs.status import expected_services
 from testbed.registry import ROLES
@@ -101,6 +101,7 @@ class Stopping:
         """
         with self._held(f"start {text}") as context:
             target = self._target(context, text)
+            _refuse_early(context, target)
             if target.kind != "node":
                 lines = self._told(target, self._start(target))
                 self._remember(remove=[target.text])
@@ -113,6 +114,7 @@ class Stopping:
         """Stop and start a target; what does not run is started."""
         with self._held(f"restart {text}") as context:
             target = self._target(context, text)
+            _refuse_early(context, target)
             before = _running(context, target)
             lines = self._told(target, self._stop(context, target))
             if target.kind != "node":
@@ -247,6 +249,32 @@ class Stopping:
         stopped = sorted({*record.stopped, *add} - {*remove})
         if stopped != record.stopped:
             self._lab.settings.state.write(replace(record, stopped=stopped))
+
+
+def _refuse_early(context: Context, target: _Target) -> None:
+    """Raise LabError for a service that would never be ready, before anything is stopped."""
+    spec = context.topology.nodes.get(target.node)
+    if target.kind != "service" or spec is None:
+        return
+    needs = [
+        needed
+        for role in spec.roles
+        for needed in ROLES[role].service_needs(context.topology, target.node).get(target.name, ())
+    ]
+    lacking = [one for one in needs if not _is_alive(context, one)]
+    if lacking:
+        lab = context.topology.name
+        raise LabError(
+            f"{target.text} needs {', '.join(lacking)}, which does not run",
+            hint=f"`testbed start -l {lab} {' '.join([*lacking, target.text])}` starts both",
+        )
+
+
+def _is_alive(context: Context, service: str) -> bool:
+    node, _, name = service.partition("/")
+    machine = context.nodes.get(node)
+    state = machine.services().get(name) if machine else None
+    return state is not None and state.state != "dead"
 
 
 def _running(context: Context, target: _Target) -> list[str]:

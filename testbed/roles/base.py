@@ -480,6 +480,13 @@ class Role(ABC):
         """Return the daemons that the role starts on a node."""
         return self.services
 
+    def service_needs(self, topology: Topology, node: str) -> Mapping[str, tuple[str, ...]]:  # noqa: ARG002  for roles whose daemons need each other
+        """Return the daemons on a node that are not ready without others, each with these.
+
+        The others are NODE/SERVICE. A daemon that only works less well without them has none.
+        """
+        return {}
+
     def differences(self, topology: Topology, machine: Machine) -> list[Difference]:  # noqa: ARG002  for roles with links
         """Return the role's links on a running node that are missing or wrong.
 

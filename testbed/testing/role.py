@@ -106,6 +106,20 @@ class RoleContract:
             if self.role in node.roles:
                 assert set(role.services_on(model, node.name)) <= set(role.services)
 
+    def test_services_that_others_need_are_of_the_lab(self, model: Topology) -> None:
+        role = ROLES[self.role]
+        there = {
+            f"{node.name}/{service}"
+            for node in model.nodes.values()
+            for one in node.roles
+            for service in ROLES[one].services_on(model, node.name)
+        }
+        for node in model.nodes.values():
+            if self.role in node.roles:
+                needs = role.service_needs(model, node.name)
+                assert set(needs) <= set(role.services_on(model, node.name))
+                assert {service for some in needs.values() for service in some} <= there
+
     def test_needs_are_not_negative(self, model: Topology) -> None:
         role = ROLES[self.role]
         for node in model.nodes.values():

@@ -168,6 +168,33 @@ def test_a_command_on_a_stopped_node_says_how_to_start_it(argv: list[str], hands
     assert "`testbed start -l plain b`" in said.err
 
 
+@pytest.mark.parametrize("verb", ["start", "restart"])
+def test_a_daemon_whose_own_daemon_is_stopped_is_refused_at_once(verb: str, hands: Hands) -> None:
+    """It would be waited for in vain, and a restart would have stopped it before."""
+    assert hands("stop", "a/containerd").status == 0
+    hands.bench.forget()
+    said = hands(verb, "a/dockerd")
+    assert said.status == 4
+    assert "a/dockerd needs a/containerd" in said.err
+    assert "`testbed start -l plain a/containerd a/dockerd`" in said.err
+    assert not hands.bench.provider.asked("stop")
+    assert not hands.bench.provider.asked("start")
+    assert hands("start", "a/containerd", "a/dockerd").status == 0
+    assert hands(verb, "a/dockerd").status == 0
+
+
+def test_daemons_of_other_nodes_count_too(hands: Hands) -> None:
+    hands.bench.provider.destroy("plain")
+    hands.up(PLAIN.replace("roles: [docker]", "roles: [docker, flannel]").replace(
+        "{networks: {lan: 10.168.0.3}}", "{networks: {lan: 10.168.0.3}, roles: [etcd]}"
+    ).replace("nodes:", "flannel: {}\nnodes:", 1))  # fmt: skip
+    assert hands("stop", "b/etcd").status == 0
+    said = hands("restart", "a/flanneld")
+    assert (said.status, "a/flanneld needs b/etcd" in said.err) == (4, True)
+    assert hands("stop", "b").status == 0
+    assert hands("restart", "a/flanneld").status == 4
+
+
 # -- wrong use ---------------------------------------------------------------------------
 
 

@@ -304,6 +304,9 @@ class Docker(Role):
 
             validate.refuse_invalid(store, topology)
 
+    def service_needs(self, topology: Topology, node: str) -> Mapping[str, tuple[str, ...]]:  # noqa: ARG002  (all alike)
+        return {SERVICE: (f"{node}/{CONTAINERD}",)}
+
     def takes(self, topology: Topology, node: str) -> Takes:
         mine = topology.containers_on(node)
         more = sum(max(0, sum(port.count for port in c.publish) - 1) for c in mine)

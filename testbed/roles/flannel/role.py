@@ -225,6 +225,13 @@ class Flannel(Role):
         del node
         return tuple(map(service_of, ("", *FlannelSection.of(topology).networks)))
 
+    def service_needs(self, topology: Topology, node: str) -> Mapping[str, tuple[str, ...]]:
+        from testbed.roles.etcd import SERVICE as ETCD
+        from testbed.roles.etcd import store_of
+
+        store = f"{store_of(topology).name}/{ETCD}"
+        return dict.fromkeys(self.services_on(topology, node), (store,))
+
     def ahead(self, store: Store, topology: Topology, node: str) -> list[str]:
         import json
 

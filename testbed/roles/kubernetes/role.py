@@ -296,6 +296,12 @@ class Kubernetes(Role):
         mine = _plugin(topology).services_on(topology, node)
         return (*(CONTROL if control else ()), *EVERY, *mine)
 
+    def service_needs(self, topology: Topology, node: str) -> Mapping[str, tuple[str, ...]]:
+        found = {"kubelet": (f"{node}/containerd",)}
+        return found | (
+            {"kube-apiserver": (f"{node}/etcd",)} if _is_control(topology, node) else {}
+        )
+
     def steps(self, topology: Topology, node: Node) -> Iterable[Step]:
         from testbed.roles.kubernetes import steps
 
