@@ -16,6 +16,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from testbed.report.drawing import alone
+
 HERE = Path(__file__).parent
 LAB = "two-node"
 COLUMNS = 100
@@ -48,17 +50,9 @@ def terminal() -> str:
 
 
 def lab(report: str) -> str:
-    """The report's drawing of the lab as a file of its own, in the report's light colours."""
-    css = "".join(re.findall(r"<style>(.*?)</style>", report, re.DOTALL))
-    colours = dict(re.findall(r"(--[\w-]+):\s*([^;]+);", css[: css.index("}")]))
-    rules = "".join(re.findall(r"^\.pic[\w-].*?\}$", css, re.MULTILINE))
-    while "var(" in rules:
-        rules = re.sub(r"var\((--[\w-]+)\)", lambda found: colours[found[1]], rules)
+    """The report's drawing of the lab as a file of its own."""
     (svg,) = re.findall(r'<svg class="picture.*?</svg>', report, re.DOTALL)
-    head, _, rest = svg.partition(">")
-    head = head.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1)
-    back = f'<rect width="100%" height="100%" fill="{colours["--paper"]}"/>'
-    return f"{head}><style>{rules}</style>{back}{rest}\n"
+    return alone(svg)
 
 
 def main() -> None:
