@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import tomllib
 from collections import Counter
 
 import mutate
@@ -92,3 +94,15 @@ def test_each_that_is_the_same_program_is_listed_once_with_its_reason() -> None:
     entries = mutate.same()
     assert all(entry.why and entry.was != entry.now for entry in entries)
     assert len({entry.key for entry in entries}) == len(entries)
+
+
+@pytest.mark.source
+def test_the_changed_program_has_all_files_of_the_project() -> None:
+    if not (mutate.ROOT / ".git").exists():
+        pytest.skip("not a clone: its files are not known")
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=mutate.ROOT, check=True, capture_output=True, text=True
+    )
+    settings = tomllib.loads((mutate.ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    copied = {*settings["tool"]["mutmut"]["also_copy"], "pyproject.toml", "testbed", "tests"}
+    assert {line.split("/")[0] for line in listed.stdout.splitlines()} == copied
