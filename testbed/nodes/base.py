@@ -422,7 +422,10 @@ class Node(ABC):
 
     @abstractmethod
     def socket(self, path: str) -> str:
-        """Return a path on this machine that connects to a unix socket of the node."""
+        """Return a path on this machine that connects to a unix socket of the node.
+
+        If the node :attr:`shares_files`, it is the path of any file of the node.
+        """
 
     @abstractmethod
     def start(self, service: Service, *, timeout: float = 60.0) -> None:

@@ -14,14 +14,12 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 from testbed.artifacts.source import Job, Origin, Source
 from testbed.errors import ArtifactError, LabError
-from testbed.memory import available
 from testbed.nodes.engine import DATA
 from testbed.nodes.marks import is_marked, mark
-from testbed.process import run
 
 if TYPE_CHECKING:
     from testbed.artifacts import Store
@@ -29,8 +27,6 @@ if TYPE_CHECKING:
 
 LINKED = "/run/testbed/layers"  # a node's path of the files that its seed links to
 SEEDED = "image-seed"
-COPIES = 3  # of the layers that are in memory at once, with some reserve
-HARVEST = 600.0  # timeout in seconds for the layers of large images
 
 #: tar's options to keep a layer unchanged: owners by number, and all extended attributes, with
 #: which overlayfs marks a folder as opaque and the kernel stores a program's capabilities.
@@ -38,6 +34,12 @@ FAITHFUL = ("--numeric-owner", "--format=posix", "--acls", "--xattrs", "--xattrs
 
 #: tar's warning about an absolute name, which it stores relative to the folder; nothing is lost.
 STRIPPED = "tar: Removing leading"
+
+#: Writes the files to keep to a path, as a tar.
+Harvest: TypeAlias = "Callable[[Job, Path], None]"
+
+#: Arguments: a file for standard output, a command.
+TO_FILE = 'file=$1; shift; exec "$@" > "$file"'
 
 # Arguments: the seed, the data root.  Only two programs, because each node of a lab runs them.
 INSTALL = f'mkdir -p "$2" && ln -sfn "$1/layers" {LINKED} && cp -a "$1/root/." "$2"'
@@ -70,13 +72,13 @@ DOCKER = Layout(
 class Seed(Source):
     """The files of one daemon version for a set of images.
 
-    ``harvest`` returns them as a tar.
+    ``harvest`` takes them from a daemon; without it, the seed can be looked for only.
     """
 
     daemon: str
     layout: Layout
     archives: Sequence[Path]
-    harvest: Callable[[], bytes] = field(compare=False)
+    harvest: Harvest | None = field(default=None, compare=False)
     origin: ClassVar[Origin] = "engine"
 
     def recipe(self) -> Mapping[str, object]:
@@ -95,21 +97,18 @@ class Seed(Source):
         return (folder / "layers").is_dir() and (folder / "root").is_dir()
 
     def fill(self, job: Job) -> str:
-        size = sum(path.stat().st_size for path in self.archives)
-        if size * COPIES > (free := available()):
-            raise ArtifactError(
-                f"{size >> 20} MiB of images are too much for {free >> 20} MiB of free memory"
-            )
+        assert self.harvest is not None
         job.say("store the engine's layers of the image")
         # The mode of the data root: other users must not reach setuid programs and devices.
         job.into.chmod(0o700)
-        root, layers = job.into / "root", job.into / "layers"
+        root, layers, packed = (job.into / name for name in ("root", "layers", "layers.tar"))
         root.mkdir()
         layers.mkdir()
+        self.harvest(job, packed)
         # tar itself, because a layer's owners, modes, devices and absolute links must not change.
-        argv = ["tar", "-C", str(root), "-xpf", "-", "--warning=no-timestamp", *FAITHFUL]
-        env = {**os.environ, "LC_ALL": "C"}
-        said = run(argv, env=env, input=self.harvest(), cancel=job.cancel).stderr.splitlines()
+        argv = ["tar", "-C", str(root), "-xpf", str(packed), "--warning=no-timestamp", *FAITHFUL]
+        said = job.run(argv, env={**os.environ, "LC_ALL": "C"}).stderr.splitlines()
+        packed.unlink()
         # tar only warns about an attribute that the file system does not support.
         if lost := [line for line in said if not line.startswith(STRIPPED)]:
             raise ArtifactError(f"cannot copy the layers unchanged: {lost[0]}")
@@ -154,8 +153,17 @@ def is_seeded(node: Node) -> bool:
     return is_marked(node, SEEDED)
 
 
-def harvest(node: Node, layout: Layout) -> bytes:
-    """Return a tar of the files to keep, from an idle daemon."""
+def harvest(node: Node, layout: Layout) -> Harvest:
+    """Return how to take the files to keep from an idle daemon.
+
+    They can be larger than the memory, so they go to a file right away. The node must share this
+    machine's files. tar runs with the node's files as its root, so that no link of the node leads
+    to those of this machine.
+    """
     without = [f"--exclude={path}" for path in layout.without]
-    argv = ["tar", "-C", layout.root, "-cf", "-", *FAITHFUL, *without, *layout.parts]
-    return node.run(argv, timeout=HARVEST).out
+    tar = ["tar", "-C", layout.root, "-cf", "-", *FAITHFUL, *without, *layout.parts]
+
+    def write(job: Job, target: Path) -> None:
+        job.run(["sh", "-c", TO_FILE, "sh", target, "chroot", node.socket("/"), *tar])
+
+    return write

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from topology_texts import DOCKER, FLANNEL
 
+from testbed.artifacts.source import Job
 from testbed.errors import ArtifactError, ServiceError, ServiceNotReady, StepsFailed
 from testbed.labs.lab import Lab
 from testbed.nodes import base as nodes
@@ -18,6 +20,7 @@ from testbed.nodes import seed
 from testbed.nodes.base import Service
 from testbed.nodes.fake import Answer, Behaviour, FakeNode, FakeProvider
 from testbed.nodes.seed import Layout, Seed
+from testbed.process import Completed
 from testbed.registry import ROLES
 from testbed.roles import base, firewall
 from testbed.roles.docker import containers, images
@@ -28,6 +31,8 @@ from testbed.testing.provider import spec
 from testbed.topology import Overrides, Topology, load, load_text
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from testbed.labs.lab import Outcome
 
 BIN = "/nowhere/cache"
@@ -437,7 +442,7 @@ def test_a_seed_is_another_for_another_daemon_image_or_layout(tmp_path: Path) ->
     one, other = tmp_path / "one.tar", tmp_path / "other.tar"
     one.write_text("1")
     other.write_text("2")
-    plain = Seed("20.10", LAYOUT, [one], bytes)
+    plain = Seed("20.10", LAYOUT, [one])
     layouts = (
         replace(LAYOUT, root="/other"),
         replace(LAYOUT, parts=("image",)),
@@ -445,21 +450,30 @@ def test_a_seed_is_another_for_another_daemon_image_or_layout(tmp_path: Path) ->
         replace(LAYOUT, without=()),
     )
     others = [
-        Seed("29", LAYOUT, [one], bytes),
-        Seed("20.10", LAYOUT, [one, other], bytes),
-        Seed("20.10", LAYOUT, [other], bytes),
-        *(Seed("20.10", layout, [one], bytes) for layout in layouts),
+        Seed("29", LAYOUT, [one]),
+        Seed("20.10", LAYOUT, [one, other]),
+        Seed("20.10", LAYOUT, [other]),
+        *(Seed("20.10", layout, [one]) for layout in layouts),
     ]
     recipes = [json.dumps(dict(seed_.recipe()), sort_keys=True) for seed_ in (plain, *others)]
     assert len(set(recipes)) == len(recipes)
-    assert plain == Seed("20.10", LAYOUT, [one], lambda: b"other")  # it is told apart by the rest
+    assert plain == Seed("20.10", LAYOUT, [one], lambda *_: None)  # it is told apart by the rest
 
 
-def test_a_harvest_is_a_tar_of_the_parts() -> None:
-    provider = FakeProvider()
-    provider.script(["tar"], Answer(out=b"a tar"))
-    assert seed.harvest(provider.create_one("lab", spec("node1")), LAYOUT) == b"a tar"
-    ((_, folder, root, *rest),) = provider.asked("run")
+def test_a_harvest_is_a_tar_of_the_parts_below_the_nodes_root(tmp_path: Path) -> None:
+    ran: list[Sequence[str | Path]] = []
+
+    def runner(argv: Sequence[str | Path], **_: object) -> Completed:
+        ran.append(argv)
+        return Completed((), 0, b"", b"")
+
+    node = FakeProvider().create_one("lab", spec("node1"))
+    job = Job(tmp_path, tmp_path, print, runner, threading.Event(), lambda _: tmp_path)
+    seed.harvest(node, LAYOUT)(job, tmp_path / "tar")
+    ((_, _, script, _, target, *words),) = ran
+    assert (script, target) == (seed.TO_FILE, tmp_path / "tar")
+    assert words[:3] == ["chroot", node.socket("/"), "tar"]
+    folder, root, *rest = map(str, words[3:])
     assert (folder, root) == ("-C", "/root")
     assert rest[:2] == ["-cf", "-"]
     assert rest[-3:] == ["--exclude=layers/own", "image", "layers"]
@@ -475,7 +489,7 @@ def test_a_seed_that_was_cut_off_is_none(
 ) -> None:
     for name in there:
         (tmp_path / name).mkdir()
-    assert Seed("1", LAYOUT, [], bytes).whole(tmp_path) is whole
+    assert Seed("1", LAYOUT, []).whole(tmp_path) is whole
 
 
 def test_a_user_of_the_socket_has_a_group(bench: Bench) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import tracemalloc
 from pathlib import Path
 
 import every_kind
@@ -12,9 +13,12 @@ import pytest
 from testbed.artifacts.source import Job
 from testbed.artifacts.store import Store
 from testbed.errors import ArtifactError, CommandError, LabError, TimeoutExpired
-from testbed.nodes.seed import FAITHFUL, LINKED, Layout, Seed, keep
+from testbed.nodes.fake import FakeProvider
+from testbed.nodes.seed import FAITHFUL, LINKED, Layout, Seed, harvest, keep
 from testbed.process import run
+from testbed.testing.provider import spec
 
+LARGE = 24 << 20
 LAYOUT = Layout(root="/var/lib/daemon", parts=("meta", "layers"), linked=("layers/*/fs",))
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="devices are made by root only")
 
@@ -28,11 +32,12 @@ def data_root(folder: Path) -> Path:
     return folder
 
 
-def seed_of(root: Path, harvested: list[bytes] | None = None) -> Seed:
-    def harvest() -> bytes:
-        if harvested is not None:
-            return harvested.pop()
-        return run(["tar", "-C", root, "-cf", "-", *FAITHFUL, *LAYOUT.parts]).out
+def seed_of(root: Path, harvested: bytes | None = None) -> Seed:
+    def harvest(job: Job, target: Path) -> None:
+        if harvested is None:
+            job.run(["tar", "-C", root, "-cf", target, *FAITHFUL, *LAYOUT.parts])
+        else:
+            target.write_bytes(harvested)
 
     return Seed("1.0", LAYOUT, [], harvest)
 
@@ -67,7 +72,7 @@ def test_it_goes_again_with_all_of_them(tmp_path: Path) -> None:
 
 def test_a_lab_does_without_a_seed_that_cannot_be_kept(tmp_path: Path) -> None:
     store = Store(tmp_path / "cache")
-    assert "image-seed" in keep(store, seed_of(tmp_path, [b"no archive at all" * 100]))
+    assert "image-seed" in keep(store, seed_of(tmp_path, b"no archive at all" * 100))
     assert store.leftovers() == []
 
 
@@ -75,7 +80,7 @@ def test_a_lab_does_without_a_seed_that_cannot_be_kept(tmp_path: Path) -> None:
 def test_a_lab_does_without_a_seed_that_its_node_does_not_give(
     tmp_path: Path, error: LabError
 ) -> None:
-    def harvest() -> bytes:
+    def harvest(*_: object) -> None:
         raise error
 
     store = Store(tmp_path / "cache")
@@ -83,24 +88,26 @@ def test_a_lab_does_without_a_seed_that_its_node_does_not_give(
     assert store.leftovers() == []
 
 
-def test_layers_that_do_not_fit_into_memory_are_not_read(
+@AS_ROOT
+def test_large_layers_do_not_go_through_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    image = tmp_path / "image.tar"
-    image.write_bytes(b"image")
-    harvested: list[bytes] = []
-
-    def harvest() -> bytes:
-        harvested.append(b"")
-        return b""
-
-    seed = Seed("1.0", LAYOUT, [image, image], harvest)
-    monkeypatch.setattr("testbed.nodes.seed.available", lambda: 29)
-    assert "memory" in keep(Store(tmp_path / "cache"), seed)
-    assert harvested == []
-    monkeypatch.setattr("testbed.nodes.seed.available", lambda: 30)
-    assert "memory" not in keep(Store(tmp_path / "cache"), seed)
-    assert harvested == [b""]
+    root = data_root(tmp_path / "root")
+    with (root / "layers" / "one" / "fs" / "large").open("wb") as file:
+        file.truncate(LARGE)
+    node = FakeProvider().create_one("lab", spec("node1"))
+    monkeypatch.setattr(node, "socket", lambda _: "/")
+    layout = Layout(str(root), LAYOUT.parts, LAYOUT.linked)
+    tracemalloc.start()
+    try:
+        assert keep(Store(tmp_path / "cache"), Seed("1.0", layout, [], harvest(node, layout))) == ""
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    (entry,) = (tmp_path / "cache").glob("image-seed-*")
+    assert (entry / "layers" / "layers" / "one" / "fs" / "large").stat().st_size == LARGE
+    assert sorted(path.name for path in entry.iterdir() if path.suffix == ".tar") == []
+    assert peak < LARGE / 4
 
 
 def test_one_that_is_not_as_it_was_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,11 +120,11 @@ def test_one_that_is_not_as_it_was_is_none(tmp_path: Path, monkeypatch: pytest.M
     tar.chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
     with pytest.raises(ArtifactError, match="setxattrat"):
-        seed_of(tmp_path, [b""]).fill(job(tmp_path / "entry"))
+        seed_of(tmp_path, b"").fill(job(tmp_path / "entry"))
 
 
 def test_a_node_that_cannot_be_asked_is_told(tmp_path: Path) -> None:
-    def harvest() -> bytes:
+    def harvest(*_: object) -> None:
         raise CommandError(["tar"], where="node1", status=2, stderr="no")
 
     assert "node1" in keep(Store(tmp_path), Seed("1.0", LAYOUT, [], harvest))

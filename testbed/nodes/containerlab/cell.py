@@ -14,7 +14,7 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -187,7 +187,7 @@ class Cell:
 
     # -- images -----------------------------------------------------------
 
-    def _seed(self, archives: Iterable[Path], harvest: Callable[[], bytes] = bytes) -> seed.Seed:
+    def _seed(self, archives: Iterable[Path], harvest: seed.Harvest | None = None) -> seed.Seed:
         version = engine.version_of(self._store, self.node, RELEASE)
         return seed.Seed(version, seed.DOCKER, list(archives), harvest)
 
@@ -246,7 +246,7 @@ class Cell:
 
         Return the reason why this failed, or an empty string.
         """
-        files = self._seed(archives, lambda: seed.harvest(self.node, seed.DOCKER))
+        files = self._seed(archives, seed.harvest(self.node, seed.DOCKER))
         return seed.keep(self._store, files)
 
     # -- labs ---------------------------------------------------------------

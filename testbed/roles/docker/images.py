@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from testbed.nodes.engine import version_of
 from testbed.nodes.marks import note, noted
-from testbed.nodes.seed import DOCKER, Seed, harvest, install, is_seeded, keep
+from testbed.nodes.seed import DOCKER, Harvest, Seed, harvest, install, is_seeded, keep
 from testbed.roles.base import files
 from testbed.roles.docker import network_steps
 from testbed.roles.docker.daemon_json import remapped
@@ -40,7 +40,7 @@ def install_seed(context: Context, node: Node, engine: str) -> None:
     The daemon must not have run yet. Nothing happens without a seed.
     """
     if node.shares_files and _is_plain(context, node.name):
-        install(context.store, node, _seed(context, node.name, engine, bytes))
+        install(context.store, node, _seed(context, node.name, engine))
 
 
 def _is_plain(context: Context, node: str) -> bool:
@@ -48,9 +48,9 @@ def _is_plain(context: Context, node: str) -> bool:
     return not remapped(daemon_of(context.topology, node))
 
 
-def _seed(context: Context, node: str, engine: str, harvest: Callable[[], bytes]) -> Seed:
+def _seed(context: Context, node: str, engine: str, taken: Harvest | None = None) -> Seed:
     archives = [context.store.image(name) for name in wanted(context.topology, node)]
-    return Seed(engine, DOCKER, archives, harvest)
+    return Seed(engine, DOCKER, archives, taken)
 
 
 def images_steps(topology: Topology, node: str, docker: str) -> Iterable[Step]:
@@ -126,5 +126,5 @@ def _keep(context: Context, node: str, engine: Engine) -> str:
     if engine.names() or not machine.shares_files or not _is_plain(context, node):
         return ""
     version = version_of(context.store, machine, engine_of(context.topology, node))
-    seed = _seed(context, node, version, lambda: harvest(machine, DOCKER))
+    seed = _seed(context, node, version, harvest(machine, DOCKER))
     return keep(context.store, seed)

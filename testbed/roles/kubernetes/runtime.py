@@ -10,13 +10,13 @@ from testbed.artifacts.reference import Reference, full_name, local_name
 from testbed.errors import LabError
 from testbed.nodes.base import Service
 from testbed.nodes.marks import mark, marked, note, noted
-from testbed.nodes.seed import Layout, Seed, harvest, install, is_seeded, keep
+from testbed.nodes.seed import Harvest, Layout, Seed, harvest, install, is_seeded, keep
 from testbed.roles.base import files, start
 from testbed.roles.kubernetes import addons, config
 from testbed.roles.kubernetes.section import KubernetesSection
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Collection, Sequence
     from pathlib import Path
 
     from testbed.artifacts import Store
@@ -120,7 +120,7 @@ def start_containerd(context: Context, node: str, plugin: Plugin) -> tuple[str, 
         kind = "shares" if machine.shares_kernel else "own"
         machine.run(["sh", "-c", PREPARE, "sh", config.RUN, kind, *words])
         if machine.shares_files:
-            install(context.store, machine, _seed(context, version, bytes))
+            install(context.store, machine, _seed(context, version))
         mark(machine, "prepared")
     machine.run(["nft", "-f", "-"], input=plugin.masquerade(topology).encode())
     if network := plugin.network(topology, node):
@@ -256,10 +256,10 @@ def _keep(context: Context, machine: Node) -> str:
     """
     if _ctr(context, machine, "containers", "list", "--quiet").strip():
         return ""
-    seed = _seed(context, context.store.version(PART), lambda: harvest(machine, LAYOUT))
+    seed = _seed(context, context.store.version(PART), harvest(machine, LAYOUT))
     return keep(context.store, seed)
 
 
-def _seed(context: Context, version: str, of: Callable[[], bytes]) -> Seed:
+def _seed(context: Context, version: str, of: Harvest | None = None) -> Seed:
     archives = [context.store.image(name) for name in images(context.topology, context.store)]
     return Seed(f"containerd of {version}", LAYOUT, archives, of)
