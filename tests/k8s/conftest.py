@@ -50,10 +50,11 @@ class Cluster:
     """A lab with Kubernetes, and ways to ask it."""
 
     bed: Bed
+    lab: str = LAB
 
     def kubectl(self, *words: str, input: str = "") -> str:
         done = subprocess.run(
-            [*TESTBED, "kubectl", LAB, "--", *words],
+            [*TESTBED, "kubectl", self.lab, "--", *words],
             env=self.bed.environment(), input=input, capture_output=True, text=True,
             timeout=SECONDS, check=False,
         )  # fmt: skip
@@ -71,7 +72,7 @@ class Cluster:
         return json.loads(self.kubectl("exec", pod, "--", "curl", "-s", "-m", "5", url))
 
     def on(self, node: str, *argv: str) -> str:
-        return self.bed.must("exec", "-l", LAB, node, "--", *argv).stdout
+        return self.bed.must("exec", "-l", self.lab, node, "--", *argv).stdout
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 
+from testbed.registry import ROLES
 from testbed.roles.kubernetes import config
-from testbed.topology import load, load_data
+from testbed.roles.kubernetes.plugins import flannel
+from testbed.roles.kubernetes.section import KubernetesSection
+from testbed.topology import Overrides, Topology, load, load_data, vary
 
 
 def test_fields_of_the_file_count_instead_of_the_labs() -> None:
@@ -31,3 +34,49 @@ def test_only_what_goes_to_pods_and_nodes_keeps_its_source() -> None:
     rules = config.masquerade(load("k8s-two-node"))
     (kept,) = re.findall(r"ip daddr != \{ (.*) \} masquerade", rules)
     assert kept.split(", ") == ["100.96.0.0/16", "10.168.0.2", "10.168.0.3"]
+
+
+def dual() -> Topology:
+    data = load("k8s-two-node").to_dict()
+    (network,) = data["networks"].values()
+    network["subnet6"] = "fd00:1::/64"
+    data["kubernetes"]["ipv6"] = {}
+    return load_data(data, "dual")
+
+
+def flags(argv: list[str]) -> dict[str, str]:
+    return {word.partition("=")[0]: word.partition("=")[2] for word in argv}
+
+
+def test_a_cluster_of_both_ip_families() -> None:
+    """The first family is that of Services without a policy (kubernetes.io, dual-stack)."""
+    topology = dual()
+    pods, services = "100.96.0.0/16,fd00:100:96::/48", "10.97.0.0/16,fd00:10:97::/112"
+    assert flags(config.apiserver(topology))["--service-cluster-ip-range"] == services
+    manager = flags(config.controller_manager(topology))
+    assert manager["--cluster-cidr"] == pods
+    assert manager["--service-cluster-ip-range"] == services
+    # The flag for one family is refused beside two of them.
+    assert {one: manager[one] for one in manager if "mask-size" in one} == {
+        "--node-cidr-mask-size-ipv4": "24", "--node-cidr-mask-size-ipv6": "64",
+    }  # fmt: skip
+    assert flags(config.kubelet_words(topology, "node2"))["--node-ip"] == "10.168.0.3,fd00:1::3"
+    assert config.proxy(topology, "node1")["clusterCIDR"] == pods
+    assert config.bridged(topology, "node2")["plugins"][0]["ipam"]["ranges"] == [
+        [{"subnet": "100.96.2.0/24"}], [{"subnet": "fd00:100:96:2::/64"}],
+    ]  # fmt: skip
+    spec = config.node_object(topology, "node2")["spec"]
+    assert spec == {"podCIDR": "100.96.2.0/24", "podCIDRs": ["100.96.2.0/24", "fd00:100:96:2::/64"]}
+    kept = re.findall(r"ip6 daddr != \{ (.*) \} masquerade", config.masquerade(topology))
+    assert kept == ["fd00:100:96::/48, fd00:1::2, fd00:1::3"]
+    settings = flannel.settings(KubernetesSection.of(topology))
+    assert (settings["EnableIPv6"], settings["IPv6Network"]) == (True, "fd00:100:96::/48")
+    assert "dual-stack" in ROLES["kubernetes"].features(topology)
+    assert load_data(topology.to_dict(), "record").to_dict() == topology.to_dict()
+
+
+def test_variants_have_ipv6_with_flannel_alone() -> None:
+    topology = dual()
+    assert KubernetesSection.of(vary(topology, Overrides(backend="host-gw"))).ipv6 is not None
+    assert KubernetesSection.of(vary(topology, Overrides(backend="udp"))).ipv6 is None
+    assert KubernetesSection.of(vary(topology, Overrides(cni="bgp"))).ipv6 is None

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import pytest
 from plugins import declare_elsewhere
-from topology_texts import CLUSTER, DOCKER, FLANNEL, LAN, NETNS, NODES, NODES6, Bad, bad, veth
+from topology_texts import (
+    CLUSTER,
+    CLUSTER6,
+    DOCKER,
+    FLANNEL,
+    LAN,
+    NETNS,
+    NODES,
+    NODES6,
+    Bad,
+    bad,
+    veth,
+)
 
 from testbed.errors import Problem, TopologyError
 from testbed.topology import load_data, load_text
@@ -511,6 +523,40 @@ KUBERNETES = {
     ),
     "too many nodes": bad(
         CLUSTER + "kubernetes: {pods: §10.1.0.0/23}\n", "a range for each of 2 nodes|room for 1"
+    ),
+    "cluster with IPv6 by another plugin": bad(
+        CLUSTER6 + "kubernetes: {cni: bgp, §ipv6: {}}\n", "no ipv6 with bgp|IPv4 alone"
+    ),
+    "cluster with IPv6 by udp": bad(
+        CLUSTER6 + "kubernetes: {backend: udp, §ipv6: {}}\n", "no ipv6 with udp|vxlan or host-gw"
+    ),
+    "cluster with IPv6 on a network without it": bad(
+        CLUSTER.replace("n1: {networks: {lan: 10", "n1: {networks: {§lan: 10").replace(
+            "n2: {networks: {lan: 10", "n2: {networks: {§lan: 10"
+        )
+        + "kubernetes: {ipv6: {}}\n",
+        "an IPv6 address of n1 on lan, for the cluster's ipv6|10.168.0.2|subnet6",
+        "an IPv6 address of n2 on lan, for the cluster's ipv6|10.168.0.3|subnet6",
+    ),
+    "IPv6 Pods on the nodes' network": bad(
+        CLUSTER6 + 'kubernetes: {ipv6: {pods: §"fd00:1::/48"}}\n',
+        "overlaps with fd00:1::/64 of lan",
+    ),
+    "IPv6 Services among the Pods": bad(
+        CLUSTER6 + 'kubernetes: {ipv6: {services: §"fd00:100:96::/112"}}\n',
+        "overlaps with fd00:100",
+    ),
+    "IPv6 Services in too large a network": bad(
+        CLUSTER6 + 'kubernetes: {ipv6: {services: §"fd00:9::/64"}}\n', "108 to 120 bits"
+    ),
+    "IPv6 Pods in too large a network": bad(
+        CLUSTER6 + 'kubernetes: {ipv6: {pods: §"fd00::/40"}}\n', "48 to 62 bits"
+    ),
+    "IPv6 range outside": bad(
+        CLUSTER6 + 'kubernetes: {ipv6: {ranges: {n2: §"fd00:9::/64"}}}\n', "inside|fd00:9::/64"
+    ),
+    "IPv6 range of a stranger": bad(
+        CLUSTER6 + 'kubernetes: {ipv6: {ranges: {§out: "fd00:100:96:7::/64"}}}\n', "role kubernetes"
     ),
     "range of a stranger": bad(
         CLUSTER + "kubernetes: {ranges: {§out: 100.96.7.0/24}}\n", "with the role kubernetes|'out'"

@@ -20,7 +20,12 @@ from testbed.roles.flannel.section import (
     FlannelSection,
     FurtherIPv6,
 )
-from testbed.roles.kubernetes.section import Arguments, Configuration, KubernetesSection
+from testbed.roles.kubernetes.section import (
+    Arguments,
+    Configuration,
+    KubernetesIPv6,
+    KubernetesSection,
+)
 from testbed.roles.routing import Bgp, Ospf, RouterOfNode
 from testbed.topology import load, load_data, names, schema
 from testbed.topology.attach import Attachment
@@ -304,6 +309,11 @@ def test_every_key_reaches_the_model_and_comes_back() -> None:
             },
             "apply": ["web.yaml", "more.yaml"],
             "interface": "lan",
+            "ipv6": {
+                "pods": "fd00:244::/56",
+                "ranges": {"n2": "fd00:244:0:7::/64"},
+                "services": "fd00:245::/112",
+            },
         },
         "containers": {
             "c1": {
@@ -399,6 +409,7 @@ def test_every_key_reaches_the_model_and_comes_back() -> None:
     assert set(everything["flannel"]["networks"]["blue"]["ipv6"]) == set(keys_of(FurtherIPv6))
     assert set(everything["kubernetes"]) == set(keys_of(KubernetesSection))
     assert set(everything["kubernetes"]["arguments"]) == set(keys_of(Arguments))
+    assert set(everything["kubernetes"]["ipv6"]) == set(keys_of(KubernetesIPv6))
     assert set(everything["kubernetes"]["configuration"]) == set(keys_of(Configuration))
     first, *others = everything["containers"].values()
     assert set(first).union(*others) == set(keys_of(Container))

@@ -71,6 +71,8 @@ CLUSTER = (
     "  out: {networks: {lan: 10.168.0.1}, gateway: true}\n"
 )
 
+CLUSTER6 = CLUSTER.replace("/24}", '/24, subnet6: "fd00:1::/64"}')
+
 #: One node for namespaces; a test appends sections.
 NETNS = (
     "name: t\nnodes:\n  h: {roles: [namespaces]}\n  i: {roles: [namespaces]}\n"

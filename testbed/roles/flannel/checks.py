@@ -187,17 +187,8 @@ class FlannelChecks(Look):
 
         flanneld takes both addresses from one interface (pkg/ipmatch/match.go).
         """
-        if not any(flannel.ipv6 for _, flannel in self._networks()):
-            return
-        for node in self.t.with_role(ROLE):
-            unsure = self.unsure(node.name, "networks") or self.problems.touched("networks")
-            if not node.addresses or unsure or self.t.address6(node.name):
-                continue
-            network = self.t.network(node.name)
-            wanted = f"an IPv6 address of {node.name} on {network}, for flannel's ipv6"
-            seen = ", ".join(str(one.ip) for one in self.t.port(node.name).subnetted)
-            hint = f"give {network} a subnet6, or the node an address with its prefix"
-            self.add(self.key("nodes", node.name, "networks", network), wanted, seen, hint)
+        if any(flannel.ipv6 for _, flannel in self._networks()):
+            self.dual_stack(ROLE, "flannel's ipv6")
 
     def ipv6_has_room(self) -> None:
         """Require devices whose MTU IPv6 accepts (RFC 8200, section 5)."""

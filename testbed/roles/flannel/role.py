@@ -38,6 +38,7 @@ def service_of(network: str) -> str:
 #: Kernel features that a backend needs, by their names in :mod:`testbed.kernel`.
 BACKEND_KERNEL: Mapping[str, tuple[str, ...]] = {"vxlan": ("vxlan",), "udp": ("tun",)}
 NAT6 = "ip6tables nat"
+FAMILIES = "IPv4, IPv6"  #: the fact ``families`` of a lab with both
 
 
 #: Words of ``break``, and the effect of each.
@@ -146,7 +147,7 @@ class Flannel(Role):
 
     def facts(self, context: Context) -> Mapping[str, str]:
         flannel = FlannelSection.of(context.topology)
-        return {"backend": flannel.backend, **({"families": "IPv4, IPv6"} if flannel.ipv6 else {})}
+        return {"backend": flannel.backend, **({"families": FAMILIES} if flannel.ipv6 else {})}
 
     def kernel_for(self, topology: Topology) -> Iterable[str]:
         flannel = FlannelSection.of(topology)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from testbed.roles.kubernetes.section import ROLE, KubernetesSection
+from testbed.roles.flannel.section import ONLY_WITH
+from testbed.roles.kubernetes.section import ROLE, KubernetesIPv6, KubernetesSection
 from testbed.topology import tree
 from testbed.topology.check.look import Look, Subnet
 from testbed.topology.tree import quote
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["KubernetesChecks"]
 
 NAMESPACES = "netns"
+IPV6_BACKENDS = ONLY_WITH["ipv6"][0]
 #: Roles whose programs and ports a node of a cluster already has.
 OWN = ("docker", "etcd", "flannel")
 #: Plugins that route between nodes without a tunnel in this configuration.
@@ -33,6 +35,8 @@ class KubernetesChecks(Look):
             self.networks_are_apart,
             self.ranges,
             self.backend_is_flannels,
+            self.ipv6_is_flannels,
+            self.nodes_have_ipv6,
             self.routes_are_within_one_segment,
             self.nodes_reach_each_other,
         )
@@ -75,16 +79,37 @@ class KubernetesChecks(Look):
 
     def networks_are_apart(self) -> None:
         cluster = KubernetesSection.find(self.t)
-        if cluster is None or self.bad(ROLE, "pods") or self.bad(ROLE, "services"):
+        if cluster is None:
+            return
+        networks = self.t.networks.values()
+        self._networks_are_apart(
+            cluster,
+            (),
+            [(one.subnet, one.name, self.subnet(one)) for one in networks if one.subnet],
+        )
+        if cluster.ipv6:
+            self._networks_are_apart(
+                cluster.ipv6,
+                ("ipv6",),
+                [
+                    (one.subnet6, one.name, self.subnet(one, "subnet6"))
+                    for one in networks
+                    if one.subnet6
+                ],
+            )
+
+    def _networks_are_apart(
+        self,
+        part: KubernetesSection | KubernetesIPv6,
+        path: tuple[str, ...],
+        others: list[Subnet],
+    ) -> None:
+        """Require networks of one IP family, below ``path``, that do not overlap."""
+        if self.bad(ROLE, *path, "pods") or self.bad(ROLE, *path, "services"):
             return
         mine: list[Subnet] = [
-            (cluster.pods, "the Pods", self._at("pods")),
-            (cluster.services, "the Services", self._at("services")),
-        ]
-        others = [
-            (network.subnet, network.name, self.subnet(network))
-            for network in self.t.networks.values()
-            if network.subnet
+            (part.pods, "the Pods", self._at(*path, "pods")),
+            (part.services, "the Services", self._at(*path, "services")),
         ]
         # Networks without a path between them may have the same subnet.
         for other in others:
@@ -92,31 +117,38 @@ class KubernetesChecks(Look):
         if not others:
             self.apart(mine, "networks")
 
-    def _at(self, name: str) -> tree.Tree:
+    def _at(self, *path: str) -> tree.Tree:
         """Return the position of a setting.
 
         For a default it is that of the section.
         """
-        if name in tree.keys_at(self.root, ROLE):
-            return self.value(ROLE, name)
-        return self.value(ROLE) if ROLE in tree.keys_at(self.root) else self.root
+        *folders, name = (ROLE, *path)
+        if name in tree.keys_at(self.root, *folders):
+            return self.value(*folders, name)
+        return self.value(*folders) if ROLE in tree.keys_at(self.root) else self.root
 
     def ranges(self) -> None:
-        cluster = KubernetesSection.find(self.t)
-        if cluster is None or self.bad(ROLE, "pods"):
+        if (cluster := KubernetesSection.find(self.t)) is not None:
+            self._ranges(cluster, (ROLE,))
+            if cluster.ipv6:
+                self._ranges(cluster.ipv6, (ROLE, "ipv6"))
+
+    def _ranges(self, part: KubernetesSection | KubernetesIPv6, at: tuple[str, ...]) -> None:
+        if self.bad(*at, "pods"):
             return
+        pods: Any = part.pods
         good: list[Subnet] = []
-        for name in tree.keys_at(self.root, ROLE, "ranges"):
-            path = (ROLE, "ranges", name)
-            found = cluster.ranges.get(name)
+        for name in tree.keys_at(self.root, *at, "ranges"):
+            path = (*at, "ranges", name)
+            found = part.ranges.get(name)
             if name not in self.nodes:
                 hint = self.nearest_node(name, ROLE)
                 self.add(self.key(*path), "the name of a node", quote(name), hint)
             elif not self.has_role(name, ROLE):
                 wanted = "a node with the role kubernetes"
                 self.add(self.key(*path), wanted, quote(name), "add the role, or remove this")
-            elif found and not found.subnet_of(cluster.pods):
-                wanted = f"a range inside the network of the Pods, {cluster.pods}"
+            elif found and not found.subnet_of(pods):
+                wanted = f"a range inside the network of the Pods, {pods}"
                 hint = "change it, or the network of the Pods"
                 self.add(self.value(*path), wanted, str(found), hint)
             elif found:
@@ -132,6 +164,24 @@ class KubernetesChecks(Look):
             self.add(
                 self.value(*path), "no backend, which only flannel has", f"cni {cluster.cni}", hint
             )
+
+    def ipv6_is_flannels(self) -> None:
+        cluster, path = KubernetesSection.find(self.t), (ROLE, "ipv6")
+        if cluster is None or cluster.ipv6 is None or self.bad(ROLE, "cni"):
+            return
+        if cluster.cni != "flannel":
+            hint = "remove it, or choose cni: flannel"
+            wanted = f"no ipv6 with {cluster.cni}, which is set up for IPv4 alone"
+            self.add(self.key(*path), wanted, "one", hint)
+        elif cluster.backend not in IPV6_BACKENDS and not self.bad(ROLE, "backend"):
+            backends = " or ".join(IPV6_BACKENDS)
+            hint = f"remove it, or choose backend: {backends}"
+            self.add(self.key(*path), f"no ipv6 with {cluster.backend}", "one", hint)
+
+    def nodes_have_ipv6(self) -> None:
+        cluster = KubernetesSection.find(self.t)
+        if cluster is not None and cluster.ipv6:
+            self.dual_stack(ROLE, "the cluster's ipv6")
 
     def nodes_reach_each_other(self) -> None:
         cluster = KubernetesSection.find(self.t)

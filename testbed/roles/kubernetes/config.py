@@ -5,12 +5,13 @@ Flags and fields are documented in kubernetes.io's reference of each program.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any
 
 from testbed.nodes.engine import COLLECT_SELDOM
 from testbed.roles.etcd import TIMING
-from testbed.roles.kubernetes.section import KubernetesSection
+from testbed.roles.kubernetes.section import RANGE6, KubernetesSection
 from testbed.topology.shapes import merged
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def apiserver(topology: Topology) -> list[str]:
         f"--etcd-cafile={PKI}/ca.crt",
         f"--etcd-certfile={PKI}/apiserver.crt",
         f"--etcd-keyfile={PKI}/apiserver.key",
-        f"--service-cluster-ip-range={cluster.services}",
+        f"--service-cluster-ip-range={','.join(cluster.service_networks())}",
         f"--advertise-address={topology.address(cluster.control_plane)}",
         f"--secure-port={API_PORT}",
         f"--tls-cert-file={PKI}/apiserver.crt",
@@ -115,12 +116,15 @@ def apiserver(topology: Topology) -> list[str]:
 def controller_manager(topology: Topology) -> list[str]:
     cluster = KubernetesSection.of(topology)
     length = next(iter(cluster.ranges.values())).prefixlen
+    sizes = [f"--node-cidr-mask-size={length}"]
+    if cluster.ipv6:
+        sizes = [f"--node-cidr-mask-size-ipv4={length}", f"--node-cidr-mask-size-ipv6={RANGE6}"]
     return [
         f"--kubeconfig={FOLDER}/controller-manager.conf",
         "--allocate-node-cidrs=true",
-        f"--cluster-cidr={cluster.pods}",
-        f"--node-cidr-mask-size={length}",
-        f"--service-cluster-ip-range={cluster.services}",
+        f"--cluster-cidr={','.join(cluster.pod_networks())}",
+        *sizes,
+        f"--service-cluster-ip-range={','.join(cluster.service_networks())}",
         f"--root-ca-file={PKI}/ca.crt",
         f"--cluster-signing-cert-file={PKI}/ca.crt",
         f"--cluster-signing-key-file={PKI}/ca.key",
@@ -218,11 +222,14 @@ def kubelet(topology: Topology) -> dict[str, Any]:
 
 
 def kubelet_words(topology: Topology, node: str) -> list[str]:
+    addresses = [str(topology.address(node))]
+    if KubernetesSection.of(topology).ipv6:
+        addresses.append(str(topology.address6(node)))
     return [
         f"--config={KUBELET_FILE}",
         f"--kubeconfig={FOLDER}/kubelet.conf",
         f"--hostname-override={node}",
-        f"--node-ip={topology.address(node)}",
+        f"--node-ip={','.join(addresses)}",
         "--root-dir=/var/lib/kubelet",
         "--cert-dir=/var/lib/kubelet/pki",
     ]
@@ -236,7 +243,7 @@ def proxy(topology: Topology, node: str) -> dict[str, Any]:
         "mode": cluster.proxy,
         "clientConnection": {"kubeconfig": f"{FOLDER}/proxy.conf"},
         "hostnameOverride": node,
-        "clusterCIDR": str(cluster.pods),
+        "clusterCIDR": ",".join(cluster.pod_networks()),
         "bindAddress": str(topology.address(node)),
         "healthzBindAddress": "127.0.0.1:10256",
         "metricsBindAddress": "127.0.0.1:10249",
@@ -273,7 +280,7 @@ def bridged(topology: Topology, node: str) -> dict[str, Any]:
                 "ipam": {
                     "type": "host-local",
                     "dataDir": "/var/lib/cni/networks",
-                    "ranges": [[{"subnet": str(cluster.ranges[node])}]],
+                    "ranges": [[{"subnet": one}] for one in cluster.ranges_of(node)],
                 },
             },
             {"type": "portmap", "capabilities": {"portMappings": True}},
@@ -291,14 +298,21 @@ def masquerade(topology: Topology) -> str:
     cluster = KubernetesSection.of(topology)
     members = topology.with_role("kubernetes")
     nodes = [str(address) for member in members for address in member.addresses]
-    inside = [str(cluster.pods), *nodes]
+    text = _masquerade("ip", str(cluster.pods), nodes)
+    if cluster.ipv6:
+        nodes = [str(address) for member in members for address in member.addresses6]
+        text += _masquerade("ip6", str(cluster.ipv6.pods), nodes)
+    return text
+
+
+def _masquerade(family: str, pods: str, nodes: Sequence[str]) -> str:
     return f"""\
-table ip testbed
-delete table ip testbed
-table ip testbed {{
+table {family} testbed
+delete table {family} testbed
+table {family} testbed {{
   chain postrouting {{
     type nat hook postrouting priority srcnat; policy accept;
-    ip saddr {cluster.pods} ip daddr != {{ {", ".join(inside)} }} masquerade
+    {family} saddr {pods} {family} daddr != {{ {", ".join([pods, *nodes])} }} masquerade
   }}
 }}
 """
@@ -309,7 +323,7 @@ def node_object(topology: Topology, node: str) -> dict[str, Any]:
 
     It has the topology's range.
     """
-    cidr = str(KubernetesSection.of(topology).ranges[node])
+    ranges = KubernetesSection.of(topology).ranges_of(node)
     return {
         "apiVersion": "v1",
         "kind": "Node",
@@ -320,5 +334,5 @@ def node_object(topology: Topology, node: str) -> dict[str, Any]:
             # without any annotation.
             "annotations": {"node.alpha.kubernetes.io/ttl": "0"},
         },
-        "spec": {"podCIDR": cidr, "podCIDRs": [cidr]},
+        "spec": {"podCIDR": ranges[0], "podCIDRs": ranges},
     }

@@ -15,7 +15,8 @@ from testbed.errors import ArtifactError
 from testbed.limits import Takes
 from testbed.requirement import Feature
 from testbed.roles.base import Offer, Role, not_built
-from testbed.roles.flannel.section import BACKENDS
+from testbed.roles.flannel.role import FAMILIES
+from testbed.roles.flannel.section import BACKENDS, ONLY_WITH
 from testbed.roles.kubernetes.checks import KubernetesChecks
 from testbed.roles.kubernetes.section import (
     ADD_ONS,
@@ -67,6 +68,7 @@ def _set_plugin(data: dict[str, Any], topology: Topology, plugin: str) -> None:
     data[ROLE]["cni"] = plugin
     if plugin != "flannel":
         data[ROLE].pop("backend", None)
+        data[ROLE].pop("ipv6", None)
 
 
 def _set(key: str) -> Callable[[dict[str, Any], Topology, Any], None]:
@@ -79,6 +81,13 @@ def _set(key: str) -> Callable[[dict[str, Any], Topology, Any], None]:
     return change
 
 
+def _set_backend(data: dict[str, Any], topology: Topology, backend: str) -> None:
+    _set("backend")(data, topology, backend)
+    if backend not in ONLY_WITH["ipv6"][0]:
+        data[ROLE].pop("ipv6", None)
+
+
+DUAL = "dual-stack"  #: the word of ``needs`` for a cluster of both IP families
 WANTED = "a kubernetes section, like k8s-two-node"
 OPTIONS = (
     Option(
@@ -93,7 +102,7 @@ OPTIONS = (
     Option(
         "backend",
         f"Backend of flannel: {', '.join(BACKENDS)}.",
-        _set("backend"),
+        _set_backend,
         "no flannel network, so the backend {value} would have no effect",
         WANTED,
         "backend",
@@ -130,8 +139,9 @@ class Kubernetes(Role):
         "pods-by-kube-router": "a cluster whose Pods are joined by Kube-router",
         "pods-by-weave": "a cluster whose Pods are joined by Weave Net",
         "pods-over-vxlan": "a cluster whose flannel has the backend vxlan",
+        DUAL: "a cluster of Pods and Services with IPv6, besides IPv4",
     }
-    fact_names = ("cni", "proxy", "backend")
+    fact_names = ("cni", "proxy", "backend", "families")
     checks = (KubernetesChecks,)
     artifacts = (
         "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy",
@@ -168,11 +178,14 @@ class Kubernetes(Role):
 
     def features(self, topology: Topology) -> AbstractSet[str]:
         cluster = KubernetesSection.of(topology)
-        return {ROLE, *cluster.add_ons, *_plugin(topology).features(cluster)}
+        dual = {DUAL} if cluster.ipv6 else set()
+        return {ROLE, *cluster.add_ons, *_plugin(topology).features(cluster), *dual}
 
     def facts(self, context: Context) -> Mapping[str, str]:
         cluster = KubernetesSection.of(context.topology)
-        found = {"cni": cluster.cni, "proxy": cluster.proxy}
+        found: dict[str, str] = {"cni": cluster.cni, "proxy": cluster.proxy}
+        if cluster.ipv6:
+            found["families"] = FAMILIES
         return found | ({"backend": cluster.backend} if cluster.cni == "flannel" else {})
 
     def described(self, facts: Mapping[str, str]) -> Iterable[str]:

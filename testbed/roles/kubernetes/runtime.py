@@ -12,6 +12,7 @@ from testbed.nodes.base import Service
 from testbed.nodes.marks import mark, marked, note, noted
 from testbed.nodes.seed import Harvest, Layout, Seed, harvest, install, is_seeded, keep
 from testbed.roles.base import files, start
+from testbed.roles.flannel.section import FORWARDING6
 from testbed.roles.kubernetes import addons, config
 from testbed.roles.kubernetes.section import KubernetesSection
 
@@ -122,6 +123,8 @@ def start_containerd(context: Context, node: str, plugin: Plugin) -> tuple[str, 
         if machine.shares_files:
             install(context.store, machine, _seed(context, version))
         mark(machine, "prepared")
+    if KubernetesSection.of(topology).ipv6:
+        machine.run(FORWARDING6)
     machine.run(["nft", "-f", "-"], input=plugin.masquerade(topology).encode())
     if network := plugin.network(topology, node):
         machine.put(json.dumps(network).encode(), f"{config.CNI}/10-pods.conflist")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from testbed.roles.flannel.section import (
     BACKEND,
     DEFAULT_BACKEND,
     DEFAULT_NETWORK,
+    DEFAULT_NETWORK6,
     OVERHEAD,
     Backend,
     assigned,
@@ -29,6 +30,7 @@ from testbed.topology.shapes import (
     Paths,
     Shape,
     Subnet,
+    Subnet6,
     by_node,
     table,
     whole,
@@ -56,6 +58,11 @@ DEFAULT_ADD_ONS: tuple[AddOn, ...] = ("dns",)
 #: Default networks of Pods and Services; they do not overlap with the shipped topologies' networks.
 DEFAULT_PODS = DEFAULT_NETWORK
 DEFAULT_SERVICES = IPv4Network("10.97.0.0/16")
+#: Those of IPv6: local addresses (RFC 4193) with the same digits.
+DEFAULT_SERVICES6 = IPv6Network("fd00:10:97::/112")
+#: Prefix length of each node's range of IPv6 (--node-cidr-mask-size-ipv6). The controller manager
+#: has room for 65536 ranges (kubernetes, pkg/controller/nodeipam/ipam/cidrset).
+RANGE6 = 64
 
 
 #: A flag of Kubernetes' programs, without hyphens before it.
@@ -139,6 +146,33 @@ class Configuration(Block):
 NO_CONFIGURATION = Configuration()
 
 
+@dataclass(frozen=True, slots=True)
+class KubernetesIPv6(Block):
+    """IPv6 of a cluster, besides IPv4."""
+
+    pods: IPv6Network = key(
+        Subnet6(RANGE6 - 16, RANGE6 - 2), "IPv6 network of all Pods.", default=DEFAULT_NETWORK6
+    )
+    ranges: Mapping[str, IPv6Network] = key(
+        by_node(Subnet6(RANGE6, RANGE6), "a mapping of node to subnet"),
+        "Range of IPv6 addresses of each node's Pods, a /64. Default: the next free one.",
+        default={},
+        always=True,
+    )
+    # The API server accepts no more than 20 bits (kubernetes, cmd/kube-apiserver/app/options).
+    services: IPv6Network = key(
+        Subnet6(108, 120), "IPv6 network of ClusterIPs.", default=DEFAULT_SERVICES6
+    )
+
+    @classmethod
+    def make(cls, given: dict[str, Any], draft: Draft) -> Self | None:
+        members, one = draft.with_role(ROLE), cls(**given)
+        wanted = f"a range for each of {len(members)} nodes"
+        at = draft.body.get("pods") or draft.body
+        ranges = assigned(draft, members, one.pods, one.ranges, length=RANGE6, at=at, wanted=wanted)
+        return cls(**{**given, "ranges": ranges})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KubernetesSection(Section):
     """A cluster of all nodes with the role.
@@ -209,6 +243,12 @@ class KubernetesSection(Section):
         "lab, or instead of them.",
         default=NO_CONFIGURATION,
     )
+    ipv6: KubernetesIPv6 | None = key(
+        Nested(KubernetesIPv6),
+        "IPv6 for Pods and Services, besides IPv4 (dual stack): {} for the default networks. Nodes "
+        "need IPv6 addresses on the network that the cluster uses.",
+        default=None,
+    )
     apply: tuple[str, ...] = key(
         Paths("the path of a file with objects of the API"),
         "File, or several, with objects of the API, beside this file. `up` applies them in this "
@@ -252,6 +292,18 @@ class KubernetesSection(Section):
         """The ClusterIP of Contour for Envoys: the one after the DNS."""
         return self.services[11]
 
+    def pod_networks(self) -> list[str]:
+        """Return the networks of all Pods, one for each IP family."""
+        return [str(self.pods), *([str(self.ipv6.pods)] if self.ipv6 else [])]
+
+    def service_networks(self) -> list[str]:
+        """Return the networks of ClusterIPs, one for each IP family."""
+        return [str(self.services), *([str(self.ipv6.services)] if self.ipv6 else [])]
+
+    def ranges_of(self, node: str) -> list[str]:
+        """Return the ranges of a node's Pods, one for each IP family."""
+        return [str(self.ranges[node]), *([str(self.ipv6.ranges[node])] if self.ipv6 else [])]
+
     def to_dict(self) -> dict[str, Any]:
         found = Section.to_dict(self)
         if self.cni != "flannel":
@@ -277,4 +329,6 @@ class KubernetesSection(Section):
         for word in ("interface", "images", "arguments", "configuration", "apply"):
             found.pop(word, None)
         api = str(topology.address(self.control_plane))
+        if self.ipv6:
+            found["ipv6"]["ranges"] = str(self.ipv6.ranges.get(node))
         return {ROLE: found | {"ranges": str(self.ranges.get(node)), "api": api}}

@@ -148,6 +148,21 @@ class Look:
                 wanted = f"{who} on {segment}, since {software} makes no tunnel between networks"
                 self.add(at, wanted, f"{node.name} on {mine}", hint)
 
+    def dual_stack(self, role: str, what: str) -> None:
+        """Report each node with a role that has no IPv6 address beside the IPv4 one it uses.
+
+        ``what`` needs them.
+        """
+        for node in self.t.with_role(role):
+            unsure = self.unsure(node.name, "networks") or self.problems.touched("networks")
+            if not node.addresses or unsure or self.t.address6(node.name):
+                continue
+            network = self.t.network(node.name)
+            wanted = f"an IPv6 address of {node.name} on {network}, for {what}"
+            seen = ", ".join(str(one.ip) for one in self.t.port(node.name).subnetted)
+            hint = f"give {network} a subnet6, or the node an address with its prefix"
+            self.add(self.key("nodes", node.name, "networks", network), wanted, seen, hint)
+
     def underlay(self, section: str, interface: Underlay, members: abc.Sequence[Node]) -> None:
         """Report an ``interface`` that a node lacks, and unreachable nodes."""
         for node in members:
