@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import functools
 import re
+import xml.etree.ElementTree as ET
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-CSS = Path(__file__).parent / "templates" / "report.css"
+TEMPLATES = Path(__file__).parent / "templates"
+CSS = TEMPLATES / "report.css"
+WALK = TEMPLATES / "walk.css"
 RULE = re.compile(r"([^{}]+)\{([^{}]*)\}")
 VALUE = re.compile(r"(--[\w-]+):\s*([^;]+);")
 VARIABLE = re.compile(r"var\((--[\w-]+)\)")
@@ -29,11 +33,12 @@ def alone(svg: str) -> str:
 def _style() -> str:
     """Return the page's rules for drawings, with the values of its variables."""
     css = CSS.read_text(encoding="utf-8")
+    walk = WALK.read_text(encoding="utf-8")
     light, dark = palettes(css)
     rules = "".join(
         f"{selector.strip()}{{{body.strip()}}}"
-        for line in css.splitlines()
-        if line.startswith(".pic")
+        for line in (css + walk).splitlines()
+        if line.startswith((".pic", ".walk-"))
         for selector, body in RULE.findall(line)
         if not selector.strip().startswith((".picture-box", ".picture.", ".picture {"))
     )
@@ -56,3 +61,67 @@ def _valued(rules: str, values: dict[str, str]) -> str:
     while VARIABLE.search(rules):  # a font may name another one
         rules = VARIABLE.sub(lambda found: values[found[1]], rules)
     return rules
+
+
+class Sheet:
+    """An SVG element to draw on: shapes and texts, with the classes of the page's style sheet."""
+
+    def __init__(self) -> None:
+        self.root = ET.Element("svg")
+
+    def rect(
+        self, x: float, y: float, wide: float, high: float, kind: str, *, radius: float = 5
+    ) -> None:
+        sizes = {"x": x, "y": y, "width": wide, "height": high, "rx": radius}
+        ET.SubElement(self.root, "rect", {**_rounded(sizes), "class": kind})
+
+    def line(self, points: Iterable[tuple[float, float]], kind: str) -> None:
+        path = " ".join(f"{round(x, 1):g},{round(y, 1):g}" for x, y in points)
+        ET.SubElement(self.root, "polyline", {"points": path, "class": kind})
+
+    def dot(self, x: float, y: float, radius: float, kind: str) -> None:
+        ET.SubElement(
+            self.root, "circle", {**_rounded({"cx": x, "cy": y, "r": radius}), "class": kind}
+        )
+
+    def arrow(self, x: float, y: float, kind: str, *, up: bool) -> None:
+        tip = y - 7 if up else y + 7
+        base = y + 4 if up else y - 4
+        path = f"{x:g},{tip:g} {x - 7:g},{base:g} {x + 7:g},{base:g}"
+        ET.SubElement(self.root, "polygon", {"points": path, "class": kind})
+
+    def text(
+        self, x: float, y: float, words: str, kind: str, *, anchor: str = "", whole: str = ""
+    ) -> None:
+        """Write a text; ``whole`` is shown by pointing at it, where ``words`` are shortened."""
+        attributes = {**_rounded({"x": x, "y": y}), "class": kind}
+        if anchor:
+            attributes["text-anchor"] = anchor
+        element = ET.SubElement(self.root, "text", attributes)
+        if whole:
+            ET.SubElement(element, "title").text = whole
+            element[0].tail = words
+        else:
+            element.text = words
+
+    def finish(
+        self, wide: float, high: float, *, size: str, id: str, title: str, description: str
+    ) -> str:
+        """Return the element as text, with its size and with words for screen readers."""
+        self.root.attrib |= {
+            "class": f"picture {size}",
+            "viewBox": f"0 0 {wide:g} {high:g}",
+            "width": f"{wide:g}",
+            "height": f"{high:g}",
+            "role": "img",
+            "aria-labelledby": f"{id}-title {id}-desc",
+        }
+        for tag, text in (("desc", description), ("title", title)):
+            element = ET.Element(tag, {"id": f"{id}-{tag}"})
+            element.text = text
+            self.root.insert(0, element)
+        return ET.tostring(self.root, encoding="unicode")
+
+
+def _rounded(sizes: Mapping[str, float]) -> dict[str, str]:
+    return {name: f"{round(value, 1):g}" for name, value in sizes.items()}

@@ -57,16 +57,16 @@ def render(run: Mapping[str, Any], *, lang: str = "en") -> str:
     run = current(run)
     spoken = words(lang, of_run(run))
     page = _Page(run, spoken)
-    style, script = (_asset(name) for name in ("report.css", "report.js"))
-    template = _environment(spoken).get_template("report.html.j2")
+    style, script = stylesheet(), _asset("report.js")
+    template = environment(spoken).get_template("report.html.j2")
     return template.render(
         lang=spoken.tag,
         page=page,
         run=run,
         style=Markup(style),  # noqa: S704  our own file
         script=Markup(script),  # noqa: S704  our own file
-        style_hash=_hash(style),
-        script_hash=_hash(script),
+        style_hash=digest(style),
+        script_hash=digest(script),
     )
 
 
@@ -78,9 +78,15 @@ def of_run(run: Mapping[str, Any]) -> set[str]:
     return found
 
 
+def stylesheet() -> str:
+    """Return the style of the page, and of the drawings in it."""
+    return _asset("report.css") + _asset("walk.css")
+
+
 @functools.cache
-def _environment(spoken: Words) -> Environment:
-    environment = Environment(
+def environment(spoken: Words) -> Environment:
+    """Return the templates in the language of ``spoken``."""
+    found = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
@@ -88,24 +94,24 @@ def _environment(spoken: Words) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.install_gettext_callables(  # type: ignore[attr-defined]  # of the extension
+    found.install_gettext_callables(  # type: ignore[attr-defined]  # of the extension
         spoken.gettext, spoken.ngettext, newstyle=True
     )
-    environment.filters |= {
+    found.filters |= {
         "duration": duration,
         "memory": memory,
         "slug": slug,
         "ticks": ticks,
         "quotes": quotes,
     }
-    return environment
+    return found
 
 
 def _asset(name: str) -> str:
     return (TEMPLATES / name).read_text(encoding="utf-8")
 
 
-def _hash(text: str) -> str:
+def digest(text: str) -> str:
     """Hash one of our styles or scripts for the page's Content-Security-Policy."""
     digest = hashlib.sha256(text.encode()).digest()
     return f"sha256-{base64.b64encode(digest).decode()}"

@@ -24,6 +24,8 @@ FIELDS: Mapping[str, str] = {
     "src_mac": "source MAC", "dst_mac": "destination MAC", "ttl": "TTL", "ip_id": "IP id",
     "mark": "mark", "length": "length", "flags": "flags", "protocol": "protocol",
 }  # fmt: skip
+#: Words that are translated through a variable.
+SPOKEN = (*FIELDS.values(), "there", "back", "in", "out", "route", "conntrack")
 PROTOCOLS = {"icmp": "ICMP", "icmpv6": "ICMPv6", "tcp": "TCP", "udp": "UDP", "arp": "ARP"}
 
 NoteKind = Literal["change", "rule", "drop", "fact"]
