@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from testbed.errors import LabError
+from testbed.labs.placed import placed
 from testbed.nodes import originals
 from testbed.nodes.marks import note, noted
 from testbed.roles.part import Part
@@ -44,7 +45,11 @@ class Content:
 def contents(topology: Topology, node: str) -> dict[str, Content]:
     """Return the files of a node by path.  Raises LabError for one that cannot be read."""
     files = topology.nodes[node].files.items()
-    return dict(pair for path, file in files for pair in _read(topology.folder, path, file))
+    found: dict[str, Content] = {}
+    for path, file in files:
+        with placed(topology, "nodes", node, "files", path):
+            found.update(_read(topology.folder, path, file))
+    return found
 
 
 def _read(folder: Path, path: str, file: File) -> Iterator[tuple[str, Content]]:
@@ -86,7 +91,8 @@ def apply(topology: Topology, node: Node, *, fresh: bool) -> list[str]:
         originals.keep(node, new)
         note(node, WRITTEN, {**before, **dict.fromkeys(new, "")})  # whatever happens below
     for path, seen in wrong.items():
-        _write(node, path, goal[path])
+        with placed(topology, "nodes", node.name, "files", _key(topology, node.name, path)):
+            _write(node, path, goal[path])
         changed = before.get(path) not in (None, goal[path].digest)
         how = "set" if not before.get(path) else "changed" if changed else "restored"
         told.append(f"{how} file {path}" + (f" ({seen})" if how == "restored" else ""))
@@ -97,6 +103,12 @@ def apply(topology: Topology, node: Node, *, fresh: bool) -> list[str]:
     if now != before:
         note(node, WRITTEN, now)
     return told
+
+
+def _key(topology: Topology, node: str, path: str) -> str:
+    """Return the key of the file that has a path: itself, or a folder above it."""
+    keys = topology.nodes[node].files
+    return path if path in keys else next(key for key in keys if path.startswith(f"{key}/"))
 
 
 def _write(node: Node, path: str, content: Content) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from testbed.errors import LabError, ServiceError, TimeoutExpired
 from testbed.labs import file_steps
+from testbed.labs.placed import placed
 from testbed.nodes.base import Service
 from testbed.nodes.marks import mark, marked, note, noted
 from testbed.nodes.sockets import sockets
@@ -90,13 +91,15 @@ def _run_step(node: NodeModel, needs: tuple[str, ...]) -> Step:
         keys = _keys(node.run)
         done = [key for key in before if key in keys]
         told = []
-        for key, command in zip(keys, node.run, strict=True):
-            if command.done is not None:
-                is_done = _call(context, machine, node, command.done, command.timeout).ok
-            else:
-                is_done = key in done
+        for index, (key, command) in enumerate(zip(keys, node.run, strict=True)):
+            with placed(context.topology, "nodes", node.name, "run", index):
+                if command.done is not None:
+                    is_done = _call(context, machine, node, command.done, command.timeout).ok
+                else:
+                    is_done = key in done
+                if not is_done:
+                    _run(context, machine, node, command)
             if not is_done:
-                _run(context, machine, node, command)
                 told.append(f"ran `{shown(command.line)}`")
             if key not in done:
                 done.append(key)
@@ -156,9 +159,10 @@ def _service_step(
         machine = context.node(node.name)
         wanted = _service(topology, node, service)
         before = machine.services().get(service.name)
-        started = start(machine, wanted, timeout=60.0 * machine.slowness, context=context)
-        if started or service.ready is not None:
-            _await(context, machine, node, service, fresh=started)
+        with placed(context.topology, "nodes", node.name, "services", service.name):
+            started = start(machine, wanted, timeout=60.0 * machine.slowness, context=context)
+            if started or service.ready is not None:
+                _await(context, machine, node, service, fresh=started)
         state = machine.services()[service.name]
         words = f"pid {state.pid}"
         if before is not None and started:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from testbed.errors import CommandError, LabError
+from testbed.errors import LabError
 from testbed.labs import file_steps, program_steps
+from testbed.labs.placed import placed
 from testbed.nodes import wiring
 from testbed.nodes.base import Bind
 from testbed.nodes.marks import mark, marked
@@ -25,7 +26,7 @@ from testbed.steps.step import Step
 from testbed.topology import iproute
 
 if TYPE_CHECKING:
-    from testbed.nodes.base import Node
+    from testbed.nodes.base import Node, Result
     from testbed.nodes.wiring import Difference
     from testbed.steps.context import Context
     from testbed.topology.iproute import Route, Rule
@@ -209,8 +210,8 @@ def _apply(context: Context, node: Node, *, fresh: bool) -> tuple[list[str], lis
     if now != before:  # a failure half-way must not hide what has been set, and what was before
         mark(node, SET, json.dumps(asdict(_both(before, now))))
     told = _remove(context.topology, node, noted, before)
-    told += _set_sysctls(node, goal.sysctls, seen, before)
-    told += _set_rules(node, goal.rules, seen, before)
+    told += _set_sysctls(context.topology, node, goal.sysctls, seen, before)
+    told += _set_rules(context.topology, node, goal.rules, seen, before)
     told += _set_routes(context.topology, node, early, seen, before)
     if now != before:
         mark(node, SET, json.dumps(asdict(now)))
@@ -303,19 +304,21 @@ def _remove(topology: Topology, node: Node, sysctls: Mapping[str, str], before: 
     return told
 
 
-def _set_sysctls(node: Node, sysctls: Mapping[str, str], seen: Seen, before: _Set) -> list[str]:
+def _set_sysctls(
+    topology: Topology, node: Node, sysctls: Mapping[str, str], seen: Seen, before: _Set
+) -> list[str]:
     told = []
     for name, value in sysctls.items():
         there = seen.sysctls.get(name, "")
         if there == value:
             continue
-        try:
-            node.run(["sysctl", "-q", "-w", f"{name}={value}"])
-        except CommandError as error:
-            raise LabError(
-                f"{node.name} refuses the sysctl {name}={value}: {error.stderr.strip()}",
-                hint="check its name and value, and that the link it names exists",
-            ) from error
+        result = node.run(["sysctl", "-q", "-w", f"{name}={value}"], check=False)
+        if not result.ok:
+            with placed(topology, "nodes", node.name, "sysctls", name):
+                raise LabError(
+                    f"{node.name} refuses the sysctl {name}={value}: {result.stderr.strip()}",
+                    hint="check its name and value, and that the link it names exists",
+                )
         told.append(
             _told("sysctl", f"{name}={value}", there, known=before.values.get(name) == value)
         )
@@ -327,11 +330,13 @@ def _told(kind: str, what: str, seen: str, *, known: bool) -> str:
     return f"restored {kind} {what} ({seen or 'missing'})" if known else f"set {kind} {what}"
 
 
-def _set_rules(node: Node, rules: Sequence[Rule], seen: Seen, before: _Set) -> list[str]:
+def _set_rules(
+    topology: Topology, node: Node, rules: Sequence[Rule], seen: Seen, before: _Set
+) -> list[str]:
     gone = [one for one in rules if not any(map(one.matches, seen.rules[one.family]))]
     for family in FAMILIES:
-        if lines := [f"rule add {one.text}" for one in gone if one.family == family]:
-            _ip(node, family, lines)
+        if lines := {f"rule add {one.text}": one for one in gone if one.family == family}:
+            _add(topology, node, family, lines)
     return [_told("rule", one.text, "", known=one.text in before.rules) for one in gone]
 
 
@@ -340,8 +345,8 @@ def _set_routes(
 ) -> list[str]:
     gone = [one for one in routes if not any(map(one.matches, seen.routes[one.family]))]
     for family in FAMILIES:
-        if lines := [f"route replace {one.text}" for one in gone if one.family == family]:
-            _ip(node, family, lines)
+        if lines := {f"route replace {one.text}": one for one in gone if one.family == family}:
+            _add(topology, node, family, lines)
     if gone:
         _leave_gateway(topology, node, seen)
     told = []
@@ -367,16 +372,24 @@ def _leave_gateway(topology: Topology, node: Node, seen: Seen) -> None:
         _ip(node, 4, [f"route del {line}"], "-force")
 
 
-def _ip(node: Node, family: int, lines: Sequence[str], *options: str) -> None:
+def _ip(node: Node, family: int, lines: Iterable[str], *options: str) -> Result:
     argv = ["ip", f"-{family}", *options, "-batch", "-"]
-    result = node.run(argv, input="\n".join(lines).encode(), check=False)
-    if result.ok or options:
+    return node.run(argv, input="\n".join(lines).encode(), check=False)
+
+
+def _add(topology: Topology, node: Node, family: int, lines: Mapping[str, Route | Rule]) -> None:
+    """Add routes or rules, by their lines for ip(8).  Raises LabError for one that is refused."""
+    result = _ip(node, family, lines)
+    if result.ok:
         return
     said = result.stderr.strip()
     number = re.search(r"Command failed -:(\d+)", said)
-    line = lines[int(number[1]) - 1] if number else "; ".join(lines)
-    reason = said.partition("Command failed")[0].strip()
-    raise LabError(
-        f"{node.name} refuses `ip {line}`: {reason}",
-        hint="check the next hop, and that the links that it names exist",
-    )
+    index = int(number[1]) - 1 if number else 0
+    line, one = [*lines.items()][index]
+    spec = topology.nodes[node.name]
+    key, all_of_them = ("routes", spec.routes) if one in spec.routes else ("rules", spec.ip_rules)
+    with placed(topology, "nodes", node.name, key, [*all_of_them].index(one)):
+        raise LabError(
+            f"{node.name} refuses `ip {line}`: {said.partition('Command failed')[0].strip()}",
+            hint="check the next hop, and that the links that it names exist",
+        )

@@ -511,6 +511,74 @@ def test_a_node_that_refuses_a_file(bench: Bench, folder: Path) -> None:
     assert "invalid user" in str(caught.value)
 
 
+BAD = """\
+name: bad
+networks: {lan: {subnet: 10.1.0.0/24}}
+nodes:
+  r:
+    networks: {lan: 10.1.0.2}
+    sysctls:
+      net.ipv4.conf.all.rp_filter: 1
+      net.ipv4.conf.all.log_martians: 1
+    files:
+      /etc/a: {content: a}
+      /etc/b: {content: b}
+    routes:
+      - 10.2.0.0/16 via 10.1.0.3
+      - 10.3.0.0/16 via 10.1.0.4
+    rules:
+      - from 10.1.0.0/24 lookup 100
+    run:
+      - "true"
+      - {command: "false"}
+    services:
+      one: {command: [sleep, inf]}
+      two:
+        command: [sleep, inf]
+"""
+
+
+@pytest.mark.parametrize(
+    ("argv", "answer", "line"),
+    [
+        (["sh", "-c", "false"], Answer(1, err=b"no\n"), 19),
+        (["sysctl", "-q", "-w", "net.ipv4.conf.all.log_martians=1"], Answer(1, err=b"no"), 8),
+        (["ip", "-4", "-batch", "-"],
+         lambda call: Answer(1, err=b"Error: no.\nCommand failed -:2")
+         if b"route replace" in (call.input or b"") else Answer(), 14),
+        (["ip", "-4", "-batch", "-"],
+         lambda call: Answer(1, err=b"Error: no.\nCommand failed -:1")
+         if b"rule add" in (call.input or b"") else Answer(), 16),
+    ],
+)  # fmt: skip
+def test_a_failure_begins_with_the_place_in_the_file(
+    bench: Bench, tmp_path: Path, argv: list[str], answer: Answer, line: int
+) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_text(BAD)
+    bench.provider.script(argv, answer)
+    with pytest.raises(LabError) as caught:
+        Lab("bad", bench.settings).up(load(file))
+    assert f"{file}:{line}: " in caught.value.message
+
+
+def test_files_and_services_that_fail_have_their_place_too(bench: Bench, tmp_path: Path) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_text(BAD)
+    bench.provider.behave("two", Behaviour(dies=3, log="no luck\n"))
+    bench.provider.script(["chown"], Answer(1, err=b"chown: invalid user"))
+    with pytest.raises(LabError) as caught:
+        Lab("bad", bench.settings).up(load(file))
+    assert f"{file}:22: " in caught.value.message or f"{file}:23: " in caught.value.message
+    file.write_text(BAD.replace("{content: b}", "{content: b, owner: nemo}"))
+    with pytest.raises(LabError) as caught:
+        Lab("bad", bench.settings).up(load(file))
+    assert f"{file}:11: " in caught.value.message
+    with pytest.raises(LabError) as caught:  # one without a file has none
+        Lab("bad", bench.settings).up(load_text(file.read_text(), "text"))
+    assert "text:" not in caught.value.message
+
+
 @pytest.mark.parametrize(
     ("files", "hint"),
     [
