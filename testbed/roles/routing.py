@@ -398,6 +398,7 @@ class RoutingChecks(Look):
 
     def rules(self) -> tuple[Callable[[], None], ...]:
         return (
+            self.one_router_a_node,
             self.one_way_to_say_it,
             self.links_are_the_nodes,
             self.networks_exist,
@@ -410,6 +411,17 @@ class RoutingChecks(Look):
         for node in self.t.nodes.values():
             if self.role_name in node.roles:
                 yield node, router_of(self.role_name, node)
+
+    def one_router_a_node(self) -> None:
+        every = {one.role_name for one in RoutingChecks.__subclasses__()}
+        for node, _ in self.routers():
+            first, *others = [role for role in node.roles if role in every]
+            if self.role_name in others:
+                wanted = f"one router on {node.name}: each takes the protocols' ports, and sets "
+                wanted += "and removes routes in the kernel"
+                hint = f"remove {first} or {self.role_name}, or give each a node of its own"
+                at = self.role(node, self.role_name)
+                self.add(at, wanted, f"{first} and {self.role_name}", hint)
 
     def one_way_to_say_it(self) -> None:
         for node, router in self.routers():

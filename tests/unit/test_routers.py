@@ -296,6 +296,18 @@ def test_what_a_file_cannot_say(case: str) -> None:
     assert problem.hint
 
 
+@pytest.mark.parametrize("roles", ["frr, bird", "bird, docker, frr"])
+def test_a_node_has_one_router(roles: str) -> None:
+    text = HEAD + f"  r1: {{networks: {{left: 10.1.0.1}}, roles: [{roles}]}}\n"
+    with pytest.raises(TopologyError) as caught:
+        load_text(text, "r.yaml")
+    (problem,) = caught.value.problems
+    assert "ports" in problem.wanted
+    assert "routes" in problem.wanted
+    assert problem.column > 40, "the second of them"
+    load_text(text.replace(roles, roles.rpartition(", ")[2]), "r.yaml")
+
+
 def test_a_router_needs_no_addresses_but_a_router_id() -> None:
     bgp = "bgp: {asn: 1, neighbors: [bare, eth1]}"
     lab = HEAD + "  r1: {networks: {bare: [{}, {}]}, roles: [frr], frr: {router_id: 1.1.1.1, %s}}\n"

@@ -174,7 +174,7 @@ def test_every_key_reaches_the_model_and_comes_back() -> None:
                     ],
                     "wire": {},
                 },
-                "roles": ["etcd", "docker", "flannel", "namespaces", "frr", "bird"],
+                "roles": ["etcd", "docker", "flannel", "namespaces", "frr"],
                 "gateway": True,
                 "forward": True,
                 "sysctls": {"net.ipv4.tcp_rmem": "4096 8192 9000", "net.ipv4.ip_default_ttl": 70},
@@ -205,6 +205,12 @@ def test_every_key_reaches_the_model_and_comes_back() -> None:
                 "compose": ["compose.yaml", "more.yaml"],
                 "docker": {"engine": "29", "firewall": "nftables", "daemon": {"icc": None}},
                 "frr": {"config": {"content": "router rip\n", "file": "frr.conf"}},
+            },
+            "n2": {"networks": {"lan": "10.168.0.3"}, "roles": ["kubernetes"], "provider": "netns"},
+            "n3": {
+                "networks": {"lan": "10.168.0.4"},
+                "roles": ["bird"],
+                "provider": "netns",
                 "bird": {
                     "router_id": "10.0.0.1",
                     "ospf": {
@@ -224,7 +230,6 @@ def test_every_key_reaches_the_model_and_comes_back() -> None:
                     },
                 },
             },
-            "n2": {"networks": {"lan": "10.168.0.3"}, "roles": ["kubernetes"], "provider": "netns"},
         },
         "docker": {
             "bip": {"n1": "100.96.3.1/24"},
@@ -397,8 +402,8 @@ def test_every_key_reaches_the_model_and_comes_back() -> None:
         ],
     }
     assert set(everything) == keys_of_files() - {INCLUDE}  # read before a topology is built
-    assert set(everything["nodes"]["n1"]) == set(keys_of(Node))
-    frr, bird = (everything["nodes"]["n1"][name] for name in ("frr", "bird"))
+    assert {*everything["nodes"]["n1"], "bird"} == set(keys_of(Node))
+    frr, bird = everything["nodes"]["n1"]["frr"], everything["nodes"]["n3"]["bird"]
     assert {*frr, *bird} == set(keys_of(RouterOfNode))
     assert {*bird["ospf"], "networks"} == set(keys_of(Ospf))  # instead of `interfaces`
     assert set(bird["bgp"]) == set(keys_of(Bgp))
