@@ -312,10 +312,18 @@ def _go(entries: Sequence[Entry]) -> Requirement:
 
 
 def _artifacts(store: Store, entries: Sequence[Entry]) -> list[Requirement]:
+    """Return a line for each artifact; entries of one name, and all old ones, share a line."""
     found = []
+    alike: dict[str, list[Entry]] = {}
     for entry in entries:
         of = store.role_of(entry.name)
         if entry.state == "old" or (entry.name in store.unasked({of})):
+            continue
+        alike.setdefault(entry.name, []).append(entry)
+    for name, some in alike.items():
+        entry, of = some[0], store.role_of(name)
+        if len(some) > 1:
+            found.append(_several(f"artifact {name}", some, (of,) if of else ()))
             continue
         here = entry.state == "cached"
         option = f"--{'provider' if of in PROVIDERS else 'role'} {of} " if of else ""
@@ -333,7 +341,18 @@ def _artifacts(store: Store, entries: Sequence[Entry]) -> list[Requirement]:
                 required=users,
             )
         )
+    if old := [entry for entry in entries if entry.state == "old"]:
+        found.append(_several("old artifacts", old, (), "; nothing uses them any more"))
     return found
+
+
+def _several(
+    name: str, entries: Sequence[Entry], needed_by: tuple[str, ...], more: str = ""
+) -> Requirement:
+    """Return one line for several entries of the cache."""
+    size = sum(entry.size for entry in entries) / 1e6
+    detail = f"{len(entries)} in the cache, {size:.0f} MB{more}"
+    return requirement(name, detail, needed_by, ok=True, required=False)
 
 
 def _forwarding() -> Requirement:

@@ -12,6 +12,7 @@ import pytest
 from testbed import doctor, kernel, requirement
 from testbed.artifacts import Store, bootstrap
 from testbed.artifacts.debian import LIBRARIES
+from testbed.artifacts.store import Entry
 from testbed.errors import CommandError, MachineError, TimeoutExpired
 from testbed.labs import preflight
 from testbed.nodes.fake import FakeProvider
@@ -172,6 +173,22 @@ def test_artifacts_that_are_missing_are_no_failure_but_a_users_wrong_path_is(
     assert found["artifact flanneld"].required
     assert "/nowhere" in found["artifact flanneld"].detail
     assert "artifact go" not in found
+
+
+def test_entries_of_one_name_and_all_old_ones_share_a_line(tmp_path: Path) -> None:
+    entries = [
+        Entry(name, "1.0", f"{name}{number}", tmp_path, 2_000_000, "engine", state)
+        for name, count, state in (("seed", 30, "cached"), ("one", 1, "cached"), ("etcd", 4, "old"))
+        for number in range(count)
+    ]
+    entries.append(Entry("gone", "", "g", None, 0, "go", "missing"))
+    found = {item.name: item for item in doctor._artifacts(Store(tmp_path), entries)}
+    assert list(found) == ["artifact seed", "artifact one", "artifact gone", "old artifacts"]
+    assert found["artifact seed"].detail == "30 in the cache, 60 MB"
+    assert found["artifact one"].detail == "1.0, 2 MB"
+    assert found["old artifacts"].detail.startswith("4 in the cache, 8 MB")
+    assert [item.ok for item in found.values()] == [True, True, False, True]
+    assert not any(item.required for item in found.values())
 
 
 @pytest.mark.parametrize(("status", "ok"), [(0, True), (1, False)])
