@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from testbed.errors import TopologyError
 from testbed.labs import base_steps
+from testbed.registry import ROLES
 
 if TYPE_CHECKING:
     from testbed.labs.lab import Lab
@@ -187,6 +188,7 @@ class _Comparison:
 
     def effects(self, left: Collection[str]) -> list[Effect]:
         found = [*self._node_effects(left), *self._container_effects()]
+        found += self._again_by_roles([one.name for one in found if one.kind == "node"])
         rest = list(self._rest())
         # A node that is created again gets all of its changes with that.
         also = {one.name: one.changes for one in rest if one.kind == "node"}
@@ -282,6 +284,29 @@ class _Comparison:
                 self._use("containers", name)
                 if before.node in self._new.nodes:
                     yield Effect("container", f"{before.node}/{name}", REMOVED)
+
+    def _again_by_roles(self, nodes: Collection[str]) -> list[Effect]:
+        """Return the parts that are created again because of values elsewhere in the file.
+
+        ``nodes`` are created again with all of their parts.
+        """
+        if self._old is None:
+            return []
+        reasons: dict[tuple[str, str], dict[tuple[str, ...], Change]] = {}
+        for role in sorted(self._new.roles):
+            for again in ROLES[role].created_again(self._old, self._new):
+                why = [one for one in self._all if one.path[: len(again.path)] == again.path]
+                name = again.name
+                if again.kind == "container":
+                    if (node := self._new.containers[name].node) in nodes:
+                        continue
+                    name = f"{node}/{name}"
+                reasons.setdefault((again.kind, name), {}).update({one.path: one for one in why})
+        self._used |= {path for some in reasons.values() for path in some}
+        return [
+            Effect(kind, name, AGAIN, tuple(some.values()))
+            for (kind, name), some in reasons.items()
+        ]
 
     def _rest(self) -> Iterator[Effect]:
         """Yield the changes for which nothing is created again, by node, network or lab."""

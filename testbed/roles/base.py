@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from testbed.errors import ServiceError, ServiceNotReady
 from testbed.files import fingerprint
@@ -204,6 +204,18 @@ class OwnLink:
     address: IPv4Address | None = None
 
 
+class Again(NamedTuple):
+    """A part that `up` creates again because a value elsewhere in the file has changed.
+
+    ``kind`` is container or a word of the role, ``name`` its name in the file, and ``path`` leads
+    to the value.
+    """
+
+    kind: str
+    name: str
+    path: tuple[str, ...]
+
+
 class Role(ABC):
     """A kind of software that nodes can have, named in a node's ``roles``.
 
@@ -314,6 +326,14 @@ class Role(ABC):
         The first place is 0. A role with :meth:`logged` has it. Raises LabError.
         """
         raise NotImplementedError
+
+    def created_again(self, old: Topology, new: Topology) -> Iterable[Again]:  # noqa: ARG002  for roles whose parts depend on each other
+        """Return the parts that an `up` of the edited topology creates again, for ``diff``.
+
+        Containers whose own settings have changed, and parts of nodes that are created again, are
+        known without it.
+        """
+        return ()
 
     def by_hand(
         self,

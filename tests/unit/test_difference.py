@@ -164,6 +164,53 @@ def test_one_thing_is_not_counted_as_several(hands: Hands) -> None:
 LINKS = "links: [[a:p0, b:p0], {ends: [a:p1, b:p1], subnet: 10.0.0.0/31}]\nnodes:"
 
 
+NETS = """\
+name: plain
+networks: {lan: {subnet: 10.168.0.0/24}}
+nodes:
+  a: {networks: {lan: 10.168.0.2}, roles: [docker]}
+  b: {networks: {lan: 10.168.0.3}, roles: [docker]}
+docker:
+  networks:
+    front: {subnet: 172.30.0.0/24, nodes: [a]}
+    back: {subnet: 172.31.0.0/24, nodes: [a]}
+containers:
+  web: {node: a, networks: [front]}
+  both: {node: a, networks: [back, front]}
+  beside: {node: a, network: "container:web"}
+  other: {node: a, networks: [back]}
+  plain: {node: b}
+"""
+
+
+def test_a_changed_docker_network_names_its_containers(hands: Hands) -> None:
+    Path(FILE).write_text(NETS)
+    assert hands("up", FILE, "-q").status == 0
+    edit("172.30.0.0/24", "172.30.1.0/24")
+    rows = json.loads(hands("diff", "--json").out)["differences"]
+    rows = [row for row in rows if row["action"] == "created again"]  # its engine lists no networks
+    assert {(row["kind"], row["name"]) for row in rows} == {
+        ("Docker network", "front"),
+        ("container", "a/web"),
+        ("container", "a/both"),
+        ("container", "a/beside"),
+    }
+    assert all(row["changes"][0]["key"].startswith("docker.networks.front") for row in rows)
+    done = json.loads(hands("up", FILE, "--json").out)
+    changed = {name.split()[1] for name in done["changed"] if name.startswith("container ")}
+    assert changed == {"a/web", "a/both", "a/beside"}, "and so does `up`"
+
+
+def test_a_container_that_shares_the_network_of_a_changed_one(hands: Hands) -> None:
+    Path(FILE).write_text(NETS)
+    assert hands("up", FILE, "-q").status == 0
+    edit("web: {node: a, networks: [front]}", "web: {node: a, networks: [front], env: {A: b}}")
+    again = [(kind, name) for kind, name, action in seen(hands) if action == "created again"]
+    assert again == [("container", "a/web"), ("container", "a/beside")]
+    edit("roles: [docker]}\n  b", "roles: [docker], memory: 1G}\n  b")
+    assert ("container", "a/beside", "created again") not in seen(hands), "its node is"
+
+
 def test_a_value_of_a_link_is_shown_alone(hands: Hands) -> None:
     edit("nodes:", LINKS)
     assert hands("up", FILE, "-q").status == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -176,11 +177,10 @@ def test_artifacts_that_are_missing_are_no_failure_but_a_users_wrong_path_is(
 
 
 def test_entries_of_one_name_and_all_old_ones_share_a_line(tmp_path: Path) -> None:
-    entries = [
-        Entry(name, "1.0", f"{name}{number}", tmp_path, 2_000_000, "engine", state)
-        for name, count, state in (("seed", 30, "cached"), ("one", 1, "cached"), ("etcd", 4, "old"))
-        for number in range(count)
-    ]
+    made = Entry("seed", "1.0", "k", tmp_path, 2_000_000, "engine", "cached")
+    entries = [replace(made, key=str(number)) for number in range(30)]
+    entries.append(replace(made, name="one"))
+    entries += [replace(made, name="etcd", key=str(n), state="old") for n in range(4)]
     entries.append(Entry("gone", "", "g", None, 0, "go", "missing"))
     found = {item.name: item for item in doctor._artifacts(Store(tmp_path), entries)}
     assert list(found) == ["artifact seed", "artifact one", "artifact gone", "old artifacts"]

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from testbed.errors import LabError
 from testbed.nodes.marks import note, noted
+from testbed.roles.base import Again
 from testbed.roles.docker.engine import LAB, Engine
-from testbed.roles.docker.networks import OVERLAY, on_node
+from testbed.roles.docker.networks import OVERLAY, networks_of, on_node
 from testbed.roles.docker.section import ROLE, DockerSection
 from testbed.steps.step import Step
 from testbed.steps.wait import Wait
@@ -155,6 +156,37 @@ def free_addresses(engine: Engine, topology: Topology, container: Container) -> 
             here = state and state.networks.get(name)
             if here and fixed & {here.address, here.address6}:
                 engine.remove(other)
+
+
+def created_again(old: Topology, new: Topology) -> Iterator[Again]:
+    """Yield networks of changed settings, their containers, and containers that share with these.
+
+    A container that shares the network of another one is created again with that.
+    """
+    before, after = networks_of(old), networks_of(new)
+    changed = {
+        name for name, one in before.items() if name in after and after[name].digest != one.digest
+    }
+    for name in sorted(changed):
+        yield Again("Docker network", name, (ROLE, "networks", name))
+    stay = {
+        name: one
+        for name, one in new.containers.items()
+        if name in old.containers and old.containers[name].to_dict() == one.to_dict()
+    }
+    why: dict[str, tuple[str, ...]] = {
+        name: ("containers", name)
+        for name in new.containers
+        if name in old.containers and name not in stay
+    }
+    for name, one in stay.items():
+        for network in one.networks:
+            if network in changed:
+                why[name] = (ROLE, "networks", network)
+                yield Again("container", name, why[name])
+    for name, one in stay.items():
+        if one.shares in why:
+            yield Again("container", name, why[one.shares])
 
 
 def are_joined(engine: Engine, container: Container, found: ContainerState) -> bool:

@@ -12,7 +12,7 @@ from testbed.limits import Takes
 from testbed.nodes.engine import CONTAINERD, SERVICE
 from testbed.requirement import Feature, program
 from testbed.roles import firewall
-from testbed.roles.base import Offer, OwnLink, Role, not_built
+from testbed.roles.base import Again, Offer, OwnLink, Role, not_built
 from testbed.roles.docker.checks import DockerChecks
 from testbed.roles.docker.network_checks import NetworkChecks
 from testbed.roles.docker.networks import ON_LINKS
@@ -253,6 +253,11 @@ class Docker(Role):
         from testbed.roles.docker import logs
 
         return logs.read(machine, container, begin)
+
+    def created_again(self, old: Topology, new: Topology) -> Iterable[Again]:
+        from testbed.roles.docker.network_steps import created_again
+
+        return created_again(old, new)
 
     def by_hand(
         self, topology: Topology, machine: Machine
