@@ -49,6 +49,7 @@ FLAGS = {
     dpkt.tcp.TH_ACK: "ACK",
     dpkt.tcp.TH_URG: "URG",
 }
+ECHO6 = {128, 129}  # ICMPv6 echo request and reply, RFC 4443
 LINK_ETHERNET = 1
 LINK_RAW = (101, 12, 14, 228)  # packets without a frame: tun devices
 LINK_NFLOG = 239  # packets logged by netfilter, read by testbed.observe.trace
@@ -236,7 +237,16 @@ def _transport(data: Any) -> dict[str, Any]:
         else:
             icmp = Icmp(data.type, data.code)
         return {"icmp": icmp, "payload": bytes(echo)}
+    if isinstance(data, dpkt.icmp6.ICMP6):
+        return _icmp6(bytes(data))
     return {"payload": bytes(data)}
+
+
+def _icmp6(data: bytes) -> dict[str, Any]:
+    kind, code, ident, seq = data[0], data[1], 0, 0
+    if kind in ECHO6 and len(data) >= 8:
+        ident, seq = struct.unpack_from(">HH", data, 4)
+    return {"icmp": Icmp(kind, code, ident, seq), "payload": data[4:]}
 
 
 def _mac(data: bytes) -> str:

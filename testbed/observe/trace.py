@@ -51,7 +51,13 @@ NFULA_PAYLOAD, NFULA_PREFIX, NFULA_HWHEADER = 9, 10, 16
 
 #: linux/netfilter/nf_tables.h, enum nft_trace_attributes and nft_trace_types.
 NFTA_TABLE, NFTA_CHAIN, NFTA_RULE_HANDLE, NFTA_TYPE, NFTA_ID = 1, 2, 3, 4, 6
+NFTA_VERDICT, NFTA_MARK, NFTA_FAMILY, NFTA_POLICY = 5, 14, 15, 16
 NFTA_ALWAYS = (NFTA_TABLE, NFTA_CHAIN, NFTA_TYPE, NFTA_ID)
+VERDICT_CODE, VERDICT_CHAIN = 1, 2  # enum nft_verdict_attributes
+#: enum nft_verdicts, and linux/netfilter.h.
+VERDICTS = {0: "drop", 1: "accept", 2: "stolen", 3: "queue", 4: "repeat",
+            -1: "continue", -2: "break", -3: "jump", -4: "goto", -5: "return"}  # fmt: skip
+FAMILIES = {1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}  # NFPROTO_*
 NFTA_LL_HEADER, NFTA_NETWORK_HEADER, NFTA_TRANSPORT_HEADER = 7, 8, 9
 NFTA_IIF, NFTA_OIF = 10, 12
 KINDS: Mapping[int, Kind] = {1: "policy", 2: "return", 3: "rule"}
@@ -102,6 +108,8 @@ class TraceEvent:
     ``number`` is the entry's number within its chain, from 1, as
     iptables-legacy counts; nftables has a ``handle`` instead, and an
     ``id`` for the packet, which it shows (``seen``) once in each base chain.
+    ``verdict`` ("accept", "drop", "jump X", ...), the table's ``family`` and the packet's
+    ``mark`` are what nftables adds.
     """
 
     table: str
@@ -111,6 +119,9 @@ class TraceEvent:
     handle: int = 0
     id: int = 0
     seen: Logged | None = None
+    verdict: str = ""
+    family: str = ""
+    mark: int = 0
 
     @property
     def packet(self) -> Packet | None:
@@ -172,7 +183,7 @@ def ways(events: Iterable[TraceEvent]) -> list[Way]:
     return [Way(tuple(one)) for one in found.values()]
 
 
-def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
     """Return netlink attributes: length and type in native order, padded to 4 octets."""
     at = 0
     while at + 4 <= len(data):
@@ -207,7 +218,7 @@ def logged(record: bytes, names: Mapping[int, str]) -> Logged:
 
     ``names`` maps interface numbers to names.  Raises LabError for any other record.
     """
-    values = dict(_attributes(record[4:]))  # after family, version and group
+    values = dict(attributes(record[4:]))  # after family, version and group
 
     def device(kind: int) -> str:
         number = _number(values.get(kind, b""))
@@ -262,7 +273,7 @@ def nft_events(messages: bytes, names: Mapping[int, str]) -> list[TraceEvent]:
             raise LabError(f"a netlink message of {length} octets at {at} of {len(messages)}")
         if kind == TRACE_MESSAGE:
             body = messages[at + NLMSGHDR + NFGENMSG : at + length]
-            found.append(_nft_event(dict(_attributes(body)), names))
+            found.append(_nft_event(dict(attributes(body)), names))
         at += (length + 3) & ~3
     return found
 
@@ -277,6 +288,9 @@ def _nft_event(values: Mapping[int, bytes], names: Mapping[int, str]) -> TraceEv
         kind=KINDS[_number(values[NFTA_TYPE])],
         handle=_number(values.get(NFTA_RULE_HANDLE, b"")),
         id=_number(values[NFTA_ID]),
+        verdict=_verdict(values),
+        family=FAMILIES.get(_number(values.get(NFTA_FAMILY, b"")), ""),
+        mark=_number(values.get(NFTA_MARK, b"")),
     )
     if NFTA_NETWORK_HEADER not in values:
         return event
@@ -286,6 +300,15 @@ def _nft_event(values: Mapping[int, bytes], names: Mapping[int, str]) -> TraceEv
     headers = values[NFTA_NETWORK_HEADER] + values.get(NFTA_TRANSPORT_HEADER, b"")
     seen = Logged(indev=indev, outdev=outdev, hwheader=hwheader, packet=_packet(hwheader, headers))
     return replace(event, seen=seen)
+
+
+def _verdict(values: Mapping[int, bytes]) -> str:
+    if NFTA_POLICY in values:
+        return VERDICTS.get(_number(values[NFTA_POLICY]), "")
+    verdict = dict(attributes(values.get(NFTA_VERDICT, b"")))
+    code = int.from_bytes(verdict.get(VERDICT_CODE, b""), "big", signed=True)
+    word = VERDICTS.get(code, str(code)) if verdict else ""
+    return f"{word} {_text(verdict[VERDICT_CHAIN])}" if VERDICT_CHAIN in verdict else word
 
 
 #: Prints the group's messages, each as a line of hex.  SIGTERM ends it after all messages

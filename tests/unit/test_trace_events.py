@@ -205,7 +205,7 @@ def test_a_rule_that_shows_the_packet() -> None:
 
 def test_a_policy_that_shows_nothing() -> None:
     (event,) = nft_events(step("PREROUTING", 1, table="raw"), NAMES)
-    assert event == TraceEvent("raw", "PREROUTING", "policy", id=77)
+    assert event == TraceEvent("raw", "PREROUTING", "policy", id=77, family="ip")
     assert str(event) == "raw:PREROUTING:policy"
 
 
