@@ -267,6 +267,7 @@ NEED_ROOT = {
     "exec": ["node1", "--", "true"],
     "shell": ["node1"],
     "logs": ["node1"],
+    "walk": ["node1", "node2"],
     "conformance": [],
 }
 

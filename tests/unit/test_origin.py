@@ -301,6 +301,7 @@ ON_A_LAB = [
     ["save", "{}"],
     ["snapshot", "{}"],
     ["restore", "{}"],
+    ["walk", "-l", "{}", "n1", "n1"],
     ["cp", "-l", "{}", "n1:/etc/hosts", "-"],
     ["restart", "-l", "{}", "n1"],
     ["stop", "-l", "{}", "n1"],

@@ -1,0 +1,139 @@
+"""``testbed walk``."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+import click
+
+from testbed.cli import common
+from testbed.errors import UsageError
+from testbed.requirement import need_root
+
+if TYPE_CHECKING:
+    from testbed.walk.run import Request
+
+LOST = 1  # exit status
+HTTP = 80
+PORT_MAX = 65535
+
+HELP = """Send one request and show the way of its packets, hop by hop.
+
+\b
+  testbed walk node1/container-1 node2/container-2
+  testbed walk outside 10.168.0.2 --tcp 8080 --reply
+  testbed walk node1/container-1 node2/container-2 --http /
+
+SOURCE is NODE or NODE/CONTAINER, a Pod or a named namespace. TARGET is one of these, a
+Service, an address, or a name that SOURCE resolves. Without an option the request is an ICMP
+echo, and to a Service a TCP connection.
+
+Every device, chain of netfilter, translation and route that the packet met is a hop, with what
+changed and why. ● was seen, ? was asked of the kernel there, ~ is inferred. A packet that is
+lost is shown to its last place, with the reason.
+
+Exit status: 0 the packets arrived, 1 one was lost.
+"""
+
+
+@click.command("walk", help=HELP)
+@common.lab_option
+@click.option("--icmp", is_flag=True, help="Send an ICMP echo request.")
+@click.option(
+    "--tcp", type=click.IntRange(1, PORT_MAX), metavar="PORT", help="Open a TCP connection."
+)
+@click.option(
+    "--udp", type=click.IntRange(1, PORT_MAX), metavar="PORT", help="Send a UDP datagram."
+)
+@click.option("--http", metavar="URL", help="Send an HTTP request: a URL, or a path on port 80.")
+@click.option("-6", "six", is_flag=True, help="Use IPv6.")
+@click.option("--reply", is_flag=True, help="Show the way back of the answer, too.")
+@click.option(
+    "--size", type=click.IntRange(0, 65000), metavar="OCTETS",
+    help="Data of an echo or a datagram. Default: 56.",
+)  # fmt: skip
+@click.option(
+    "--timeout", type=click.FloatRange(0.1, 60), default=1.0, metavar="SECONDS",
+    help="Time to wait for an answer. Default: 1.",
+)  # fmt: skip
+@common.json_option
+@click.argument("source", metavar="SOURCE", shell_complete=common.complete_nodes)
+@click.argument("target", metavar="TARGET", shell_complete=common.complete_nodes)
+def command(
+    lab_name: str | None,
+    source: str,
+    target: str,
+    icmp: bool,
+    tcp: int | None,
+    udp: int | None,
+    http: str | None,
+    six: bool,
+    reply: bool,
+    size: int | None,
+    timeout: float,
+    as_json: bool,
+) -> int:
+    """See HELP."""
+    from testbed.walk.run import walk
+
+    need_root("`testbed walk`")
+    request = _request(icmp=icmp, tcp=tcp, udp=udp, http=http, size=size, timeout=timeout)
+    with common.live_lab(lab_name) as lab:
+        found = walk(
+            lab, source, target, request, reply=reply, family=6 if six else 4, seconds=timeout
+        )
+    if as_json:
+        common.print_json(found.to_dict())
+    else:
+        from testbed.walk.render import tree
+
+        for line in tree.lines(found, width=shutil.get_terminal_size().columns):
+            click.echo(line)
+    return 0 if found.arrived else LOST
+
+
+def _request(
+    *,
+    icmp: bool,
+    tcp: int | None,
+    udp: int | None,
+    http: str | None,
+    size: int | None,
+    timeout: float,
+) -> Request | None:
+    """Return the request of the options; None without any.  Raises UsageError."""
+    from testbed.walk.run import Request
+
+    given = [name for name, value in (("--icmp", icmp), ("--tcp", tcp), ("--udp", udp),
+                                      ("--http", http)) if value]  # fmt: skip
+    if len(given) > 1:
+        raise UsageError(f"{' and '.join(given)} exclude each other")
+    if size is not None and (tcp or http):
+        raise UsageError("--size is for --icmp and --udp")
+    octets = 56 if size is None else size
+    if http:
+        return _http(http, timeout)
+    if tcp:
+        return Request("tcp", tcp, seconds=timeout)
+    if udp:
+        return Request("udp", udp, size=octets, seconds=timeout)
+    return Request(size=octets, seconds=timeout) if icmp or size is not None else None
+
+
+def _http(url: str, timeout: float) -> Request:
+    from urllib.parse import urlsplit
+
+    from testbed.walk.run import Request
+
+    try:
+        parts = urlsplit(url if "://" in url else f"http://{url}" if url[:1] != "/" else url)
+        port = parts.port or HTTP
+    except ValueError as error:
+        raise UsageError(f"wanted a URL: {error}", where=f"--http {url}") from error
+    if parts.scheme not in {"", "http"}:
+        raise UsageError("only http is supported", where=f"--http {url}", hint="use --tcp 443")
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    if not path.isprintable() or " " in path or not path.isascii():
+        raise UsageError("wanted a URL without blanks", where=f"--http {url}")
+    return Request("tcp", port, http=path, host=parts.hostname or "", seconds=timeout)

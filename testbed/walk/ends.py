@@ -1,0 +1,180 @@
+"""The two ends of a walk: words of the command line as places and addresses of a lab."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import ip_address, ip_interface
+from typing import TYPE_CHECKING
+
+from testbed.errors import LabError, UsageError
+from testbed.spelling import nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from testbed.observe.inventory import Inventory, Machine, Service, Space
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """An end of a walk. ``machine`` is "" for an address that no machine of the lab has.
+
+    ``space`` is "" for the machine's own network namespace. ``port`` is that of a Service, 0
+    for any other end.
+    """
+
+    word: str
+    machine: str = ""
+    space: str = ""
+    address: str = ""
+    port: int = 0
+
+    @property
+    def place(self) -> tuple[str, str] | None:
+        return (self.machine, self.space) if self.machine else None
+
+
+def source_of(inventory: Inventory, word: str) -> End:
+    """Return the place that sends. Raises UsageError for a word that is no place."""
+    found = _place(inventory, word)
+    if found is None and _is_address(word):
+        found = _owner(inventory, word)
+    if found is None:
+        raise _unknown(inventory, word)
+    return found
+
+
+def target_of(
+    inventory: Inventory,
+    word: str,
+    source: End,
+    family: int,
+    resolve: Callable[[str], str],
+) -> End:
+    """Return the end that a request is sent to, with its address.
+
+    ``resolve`` returns the address of a name, as the source resolves it, or "". Raises UsageError
+    for an unknown word, LabError for a place without an address of the family.
+    """
+    if _is_address(word):
+        if ip_address(word).version != family:
+            raise UsageError(f"{word} is no address of IPv{family}", hint="-6 chooses IPv6")
+        owner = _owner(inventory, word)
+        return End(word, *(owner.place or ("", "") if owner else ("", "")), address=word)
+    found = _place(inventory, word)
+    if found is not None:
+        return _addressed(inventory, found, source, family)
+    for service in inventory.services:
+        if word in {service.name, service.name.rpartition("/")[2]}:
+            return _service(service, word, family)
+    if address := resolve(word):
+        owner = _owner(inventory, address)
+        return End(word, *(owner.place or ("", "") if owner else ("", "")), address=address)
+    raise _unknown(inventory, word)
+
+
+def places(inventory: Inventory) -> Iterator[tuple[str, Machine, Space]]:
+    """Yield every place with the words for it."""
+    for machine in inventory.nodes:
+        for space in machine.spaces:
+            yield (f"{machine.name}/{space.name}" if space.name else machine.name), machine, space
+
+
+def _place(inventory: Inventory, word: str) -> End | None:
+    known = list(places(inventory))
+    found = [(m, s) for name, m, s in known if name == word]
+    found = found or [(m, s) for _, m, s in known if s.name == word]
+    # A Pod's name without its namespace.
+    found = found or [(m, s) for _, m, s in known if "/" in s.name
+                      and s.name.rpartition("/")[2] == word.rpartition("/")[2]
+                      and word in {s.name.rpartition("/")[2],
+                                   f"{m.name}/{s.name.rpartition('/')[2]}"}]  # fmt: skip
+    if len(found) > 1:
+        names = ", ".join(f"{m.name}/{s.name}" for m, s in found)
+        raise UsageError(f"several places have the name {word}", hint=f"name one: {names}")
+    if not found:
+        return None
+    machine, space = found[0]
+    return End(word, machine.name, holder(machine, space).name)
+
+
+def holder(machine: Machine, space: Space) -> Space:
+    """Return the space whose network namespace a container has."""
+    if space.path:
+        return space
+    shared = machine.space(space.shares) if space.shares else None
+    return holder(machine, shared) if shared is not None and shared is not space else machine.own
+
+
+def _is_address(word: str) -> bool:
+    try:
+        ip_address(word)
+    except ValueError:
+        return False
+    return True
+
+
+def _owner(inventory: Inventory, address: str) -> End | None:
+    """Return the place that has an address; None if there is none, or several."""
+    wanted = ip_address(address)
+    found = [
+        End(address, machine.name, space.name, address)
+        for _, machine, space in places(inventory)
+        if space.path
+        for link in space.links
+        if not link.loopback
+        for one in link.addresses
+        if ip_interface(one).ip == wanted
+    ]
+    return found[0] if len(found) == 1 else None
+
+
+def _addressed(inventory: Inventory, end: End, source: End, family: int) -> End:
+    """Return an end with its address: on a network of the source if there is one."""
+    if end.place == source.place:
+        loopback = "127.0.0.1" if family == 4 else "::1"
+        mine = [one for one, _, _ in _addresses(inventory, end, family)]
+        return End(end.word, end.machine, end.space, mine[0] if mine else loopback)
+    theirs = _addresses(inventory, end, family)
+    ours = _addresses(inventory, source, family)
+    near = [
+        address
+        for address, network, joins in theirs
+        for _, mine, mine_joins in ours
+        if (joins and joins == mine_joins) or (mine == network and end.machine == source.machine)
+    ]
+    for address in [*near, *(address for address, _, _ in theirs)]:
+        return End(end.word, end.machine, end.space, address)
+    raise LabError(
+        f"{end.word} has no address of IPv{family}",
+        hint="give the address to send to" if family == 4 else "without -6 it is IPv4",
+    )
+
+
+def _addresses(inventory: Inventory, end: End, family: int) -> list[tuple[str, str, str]]:
+    """Return the addresses of a place, each with its subnet and the network of the lab."""
+    machine = inventory.machine(end.machine)
+    space = machine.space(end.space) if machine else None
+    return [
+        (str(ip_interface(one).ip), str(ip_interface(one).network), link.joins)
+        for link in (space.links if space else ())
+        if link.shown
+        for one in link.global_addresses
+        if ip_interface(one).version == family
+    ]
+
+
+def _service(service: Service, word: str, family: int) -> End:
+    for address in service.addresses:
+        if ip_address(address).version == family:
+            first = next(iter(service.ports), "0").partition("/")[0].partition(":")[0]
+            return End(word, address=address, port=int(first))
+    raise LabError(f"{word} has no address of IPv{family}", hint="walk to one of its Pods")
+
+
+def _unknown(inventory: Inventory, word: str) -> UsageError:
+    known = [name for name, _, _ in places(inventory)]
+    known += [space.name for _, _, space in places(inventory) if space.name]
+    known += [service.name for service in inventory.services]
+    return UsageError("no such place in the lab", where=word, hint=nearest(word, known))

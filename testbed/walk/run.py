@@ -1,0 +1,344 @@
+"""Send a request through a running lab and follow its packets."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+from testbed.errors import LabError
+from testbed.limits import FILES_PER_NODE, at_once
+from testbed.observe.conntrack import connections
+from testbed.observe.inventory import inventory as look
+from testbed.observe.trace import legacy_event, logged, nft_events
+from testbed.walk import explain, follow, rules, watch
+from testbed.walk import send as sender
+from testbed.walk.ends import source_of, target_of
+from testbed.walk.follow import Seen
+from testbed.walk.frames import Signature, cited_by, sightings
+from testbed.walk.model import Fact, Hop, Leg, Spot, Walk
+from testbed.walk.observer import INTERPRETER, Post, Watch, posts, program, run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from testbed.labs.live import LiveLab
+    from testbed.observe.inventory import Inventory
+
+NUMBERS = (0x10000000, 0x70000000)  # a token must be a positive number of 32 bits
+PORTS = (61000, 65500)  # above the kernel's own choice (net.ipv4.ip_local_port_range)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to send.
+
+    ``port`` is that of TCP and UDP. ``http`` is the path of an HTTP request, "" for none, and
+    ``host`` its Host header. ``size`` is the data of an echo or a datagram in octets, and
+    ``seconds`` the time to wait for an answer.
+    """
+
+    protocol: Literal["icmp", "tcp", "udp"] = "icmp"
+    port: int = 0
+    http: str = ""
+    host: str = ""
+    size: int = 56
+    seconds: float = 1.0
+
+    def __str__(self) -> str:
+        if self.http:
+            return f"http {self.http} (tcp {self.port})"
+        return "icmp echo" if self.protocol == "icmp" else f"{self.protocol} {self.port}"
+
+
+def walk(
+    lab: LiveLab,
+    source: str,
+    target: str,
+    request: Request | None = None,
+    *,
+    reply: bool = False,
+    family: Literal[4, 6] = 4,
+    seconds: float | None = None,
+) -> Walk:
+    """Send a request from one place of a lab to another, and return the way of its packets.
+
+    ``source`` is NODE or NODE/CONTAINER; ``target`` is one of these, a Service, an address, or
+    a name that the source resolves. With ``reply`` the way back of the answer is there too.
+    Without a request it is an ICMP echo, or a TCP connection to the first port of a Service.
+    ``seconds`` to wait for the answer are those of the request, or 1.
+
+    Raises UsageError for an unknown place, LabError for one that does not run, MachineError if
+    this machine or a node lacks something.
+    """
+    made = _Run(lab, source, target, request, reply=reply, family=family)
+    if seconds is not None:
+        made.request = replace(made.request, seconds=seconds)
+    return made.walk()
+
+
+class _Run:
+    def __init__(
+        self,
+        lab: LiveLab,
+        source: str,
+        target: str,
+        request: Request | None,
+        *,
+        reply: bool,
+        family: Literal[4, 6],
+    ) -> None:
+        self.lab = lab
+        self.words = (source, target)
+        self.reply = reply
+        self.family = family
+        self.inventory: Inventory = look(lab)
+        self.warnings = [*self.inventory.warnings]
+        self.warnings += [
+            f"{one.name} cannot be looked at: {one.error}"
+            for one in self.inventory.machines
+            if one.error
+        ]
+        self.source = source_of(self.inventory, source)
+        self.target = target_of(self.inventory, target, self.source, family, self._resolve)
+        self.request = request or (
+            Request("tcp", self.target.port) if self.target.port else Request()
+        )
+        number = NUMBERS[0] + secrets.randbelow(NUMBERS[1] - NUMBERS[0])
+        port = PORTS[0] + secrets.randbelow(PORTS[1] - PORTS[0])
+        self.signature = Signature(self.request.protocol, family, number, port)
+        self.posts = {post.key: post for post in posts(lab, self.inventory)}
+        if self.source.place not in self.posts:
+            raise LabError(f"{source} does not answer", hint="`testbed status` shows what runs")
+
+    def _resolve(self, name: str) -> str:
+        """Return the address of a name as the source resolves it; "" for an unknown one."""
+        argv = ["getent", f"ahostsv{self.family}", name]
+        node = self.lab.node(self.source.machine)
+        for mounts in (True, False):
+            if not self.source.space:
+                result = node.run(argv, check=False)
+            else:
+                try:
+                    container = self.lab.container(self.source.space, node=self.source.machine)
+                except LabError:  # a Pod, or a named namespace
+                    return ""
+                result = container.run(argv, mounts=mounts, check=False)
+            if result.ok:
+                return result.stdout.split()[0] if result.stdout.split() else ""
+        return ""
+
+    # -- the request ----------------------------------------------------------------
+
+    def walk(self) -> Walk:
+        started = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        with Watch(self.lab, self.posts.values(), self.signature.marks()) as watched:
+            outcome = self._send()
+            watched.settle()
+        self.warnings += watched.warnings
+        seen = {key: self._seen(self.posts[key], data) for key, data in watched.found.items()}
+        self._read_rules(seen)
+        legs = list(self._legs(seen, outcome))
+        return Walk(
+            self.lab.name,
+            *self.words,
+            str(self.request),
+            started,
+            tuple(legs),
+            self.inventory.names(),
+            tuple(dict.fromkeys(self.warnings)),
+        )
+
+    def _send(self) -> dict[str, Any]:
+        assert self.source.place is not None
+        post = self.posts[self.source.place]
+        request = self.request
+        given = {
+            "protocol": request.protocol,
+            "family": self.family,
+            "address": self.target.address,
+            "port": request.port,
+            "sport": self.signature.sport,
+            "number": self.signature.number,
+            "size": request.size,
+            "http": request.http,
+            "host": request.host or self.target.word,
+            "seconds": request.seconds,
+        }
+        if post.path:
+            found: dict[str, Any] = watch.inside(post.path, lambda: sender.send(given))
+            return found
+        argv = [*INTERPRETER, program("send"), json.dumps(given)]
+        result = run(self.lab, post, argv)
+        answered: dict[str, Any] = json.loads(result)
+        return answered
+
+    # -- what was seen --------------------------------------------------------------
+
+    def _seen(self, post: Post, data: Mapping[str, Any]) -> Seen:
+        names = {int(index): name for index, name in data["names"].items()}
+        events = [event for one in data["events"] for event in nft_events(one, names)]
+        for one in data["logs"]:
+            record = legacy_event(logged(one[16:], names)) if len(one) > 20 else None
+            if record is not None:
+                events.append(record)
+        self.warnings += [f"{post.name}: {text}" for text in data["warnings"]]
+        fabric = None
+        if post.machine.fabric:
+            fabric = {}
+            for network in self.inventory.networks:
+                fabric[network.bridge] = network.name
+            for link in post.space.links:
+                if link.master in fabric:
+                    fabric[link.name] = fabric[link.master]
+        return Seen(
+            *post.key,
+            "" if post.path else post.machine.name,
+            {link.name: link for link in post.space.links},
+            tuple(sightings(post.key, data["frames"], self.signature)),
+            tuple(events),
+            tuple(one for data_ in data["tracks"] for one in connections(data_)),
+            bridged=data["bridged"],
+            fabric=fabric,
+        )
+
+    def _read_rules(self, seen: dict[tuple[str, str], Seen]) -> None:
+        """Read the rules of the namespaces in which a packet met some."""
+        wanted = [key for key, one in seen.items()
+                  if any(not e.table.startswith(watch.TABLE) for e in one.events)]  # fmt: skip
+
+        def read(key: tuple[str, str]) -> rules.Ruleset:
+            return rules.parse(run(self.lab, self.posts[key], ["sh", "-c", rules.LIST]))
+
+        for key, found in zip(wanted, self._each(read, wanted), strict=True):
+            seen[key] = replace(seen[key], rules=found)
+            if not found.has_nft and not found.legacy:
+                self.warnings.append(f"{self.posts[key].name} has no nft: rules have no text")
+
+    def _each(self, work: Any, items: Sequence[Any]) -> list[Any]:
+        if not items:
+            return []
+        with ThreadPoolExecutor(at_once(min(8, len(items)), files=FILES_PER_NODE)) as pool:
+            return list(pool.map(work, items))
+
+    # -- legs -----------------------------------------------------------------------
+
+    def _legs(
+        self, seen: Mapping[tuple[str, str], Seen], outcome: Mapping[str, Any]
+    ) -> Iterator[Leg]:
+        yield self._leg("there", seen, outcome)
+        if self.reply:
+            yield self._leg("back", seen, outcome)
+
+    def _leg(
+        self,
+        direction: Literal["there", "back"],
+        seen: Mapping[tuple[str, str], Seen],
+        outcome: Mapping[str, Any],
+    ) -> Leg:
+        ends = (self.source.place, self.target.place)
+        origin, target = ends if direction == "there" else ends[::-1]
+        found = follow.trail(direction, seen, origin, target)
+        clock = "" if self.posts[self.source.place].path else self.source.machine  # type: ignore[index]
+        hops = follow.hops(found, seen, self.signature, outcome["sent"], clock)
+        spots = {hop.spot: self._at(seen, hop.spot) for hop in hops}
+        asked = explain.questions(hops, spots)
+        answers = self._ask([one for some in asked for one in some])
+        hops = explain.explained(hops, asked, answers)
+        last = found.steps[-1] if found.steps else None
+        arrived = last is not None and self._has_arrived(seen[last.place], last, hops)
+        if direction == "there":
+            first = Fact(f"sends {self.request} to {self.target.address}", "seen", "send")
+            spot = Spot(self.source.machine, self.source.space)
+            hops.insert(0, Hop("process", spot, "", 0.0, facts=(first,)))
+        if not arrived:
+            place = seen[last.place] if last is not None else seen[origin] if origin else None
+            extra = explain.loss_questions(hops, place) if place is not None else []
+            errors = self._errors(seen, outcome)
+            hops.append(explain.lost(hops, self._ask(extra), errors))
+        else:
+            hops.append(self._last(direction, hops, outcome))
+        return Leg(direction, tuple(hops), arrived, found.copies)
+
+    @staticmethod
+    def _at(seen: Mapping[tuple[str, str], Seen], spot: Spot) -> Seen:
+        if spot.fabric:
+            return next(one for one in seen.values() if one.fabric is not None)
+        return seen[spot.machine, spot.space]
+
+    @staticmethod
+    def _has_arrived(seen: Seen, last: Any, hops: Sequence[Hop]) -> bool:
+        if last.point != "in" or last.packet.dst not in seen.addresses:
+            return False
+        chain = next((one for one in reversed(hops) if one.kind in {"chain", "device"}), None)
+        dropped = (
+            chain is not None and chain.kind == "chain" and chain.rules[-1].verdict in explain.DROPS
+        )
+        return not dropped
+
+    def _last(self, direction: str, hops: Sequence[Hop], outcome: Mapping[str, Any]) -> Hop:
+        spot = hops[-1].spot
+        spot = Spot(spot.machine, spot.space)
+        if direction == "back":
+            text = f"{outcome['outcome']}: {outcome['text'] or outcome['error'] or 'the answer'}"
+            return Hop("process", spot, "", outcome["seconds"], facts=(Fact(text, "seen", "send"),))
+        words = {
+            "answered": outcome["text"] or "answers",
+            "refused": "refuses: nothing listens there",
+            "silent": "got it; no answer came back",
+            "error": outcome["error"],
+        }[outcome["outcome"]]
+        return Hop("process", spot, "", facts=(Fact(words, "seen", "send"),))
+
+    def _errors(
+        self, seen: Mapping[tuple[str, str], Seen], outcome: Mapping[str, Any]
+    ) -> list[Fact]:
+        """Return what ICMP errors and the socket say of a lost packet."""
+        found = []
+        for one in (s for place in seen.values() for s in place.sightings):
+            if one.direction == "error":
+                text = _icmp_text(one.packet)
+                found.append(Fact(text, "seen", "packet socket"))
+        if outcome["outcome"] == "error":
+            found.append(Fact(f"the sender's socket: {outcome['error']}", "seen", "send"))
+        return list(dict.fromkeys(found))
+
+    def _ask(self, asked: Sequence[explain.Question]) -> dict[explain.Question, str]:
+        by_place: dict[tuple[str, str], list[explain.Question]] = {}
+        for one in dict.fromkeys(asked):
+            by_place.setdefault(one.place, []).append(one)
+        found: dict[explain.Question, str] = {}
+
+        def ask(place: tuple[str, str]) -> dict[explain.Question, str]:
+            some = by_place[place]
+            printed = run(self.lab, self.posts[place], ["sh", "-c", explain.script(some)])
+            return explain.answers(some, printed)
+
+        for answers in self._each(ask, list(by_place)):
+            found |= answers
+        return found
+
+
+def _icmp_text(packet: Any) -> str:
+    names = {
+        (1, 3, 0): "network unreachable", (1, 3, 1): "host unreachable",
+        (1, 3, 2): "protocol unreachable", (1, 3, 3): "port unreachable",
+        (1, 3, 4): "fragmentation needed", (1, 3, 9): "network prohibited",
+        (1, 3, 10): "host prohibited", (1, 3, 13): "communication prohibited",
+        (1, 11, 0): "time to live exceeded", (58, 1, 0): "no route",
+        (58, 1, 1): "prohibited", (58, 1, 3): "address unreachable",
+        (58, 1, 4): "port unreachable", (58, 2, 0): "packet too big",
+        (58, 3, 0): "hop limit exceeded",
+    }  # fmt: skip
+    kind = (packet.protocol, packet.icmp.type, packet.icmp.code)
+    text = names.get(kind, f"ICMP type {kind[1]} code {kind[2]}")
+    if kind == (1, 3, 4):
+        text += f", MTU {int.from_bytes(packet.payload[2:4], 'big')}"
+    if kind == (58, 2, 0):
+        text += f", MTU {int.from_bytes(packet.payload[:4], 'big')}"
+    cited = cited_by(packet)
+    about = f" (of {cited.src} > {cited.dst})" if cited else ""
+    return f"{packet.src} sent {text}{about}"

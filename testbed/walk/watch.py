@@ -1,0 +1,387 @@
+"""Watch packets in network namespaces: frames, netfilter's trace, conntrack's events.
+
+Every namespace gets sockets of its own, opened from inside it: one AF_PACKET socket that sees all
+its devices, and netlink sockets for the events. A table of nftables marks the packets for the
+trace. The socket that made the table owns it (NFT_TABLE_F_OWNER), so that the kernel removes it
+when the socket is closed, also when the process was killed. Nothing is read before
+:meth:`Eye.read`: the buffers of the sockets limit what is kept.
+
+This module needs the standard library alone. It also runs as a program on nodes whose namespaces
+cannot be entered from this machine (``python3 -I -S -c``); its argument is the JSON text of
+:func:`main`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import json
+import os
+import signal
+import socket
+import struct
+import sys
+import threading
+from typing import Any
+
+SETNS = 0x40000000  # CLONE_NEWNET, linux/sched.h
+TABLE = "testbed_walk"  #: begin of the name of each table of ours
+ALL_FRAMES = 0x0003  # ETH_P_ALL, linux/if_ether.h
+ATTACH_FILTER, TIMESTAMP_NS, BUFFER_FORCE = 26, 35, 33  # asm-generic/socket.h
+PACKET, STATISTICS, AUXDATA = 263, 6, 8  # SOL_PACKET, linux/if_packet.h
+NETLINK, MEMBERSHIP, NETFILTER = 270, 1, 12  # SOL_NETLINK, linux/netlink.h
+TRACE_GROUP, TRACK_NEW, TRACK_UPDATE = 9, 1, 2  # linux/netfilter/nfnetlink.h
+BUFFER = 1 << 22  # octets; a lab's trace of one packet has some thousand
+FRAME = 1 << 16
+NETWORK = 0x100000000 - 0x100000  # SKF_NET_OFF, linux/filter.h
+REQUEST, ACK, CREATE, APPEND = 1, 4, 0x400, 0x800  # NLM_F_*, linux/netlink.h
+BEGIN, END = 16, 17  # NFNL_MSG_BATCH_*
+NFTABLES, ULOG = 10, 4  # NFNL_SUBSYS_*
+OWNER = 2  # NFT_TABLE_F_OWNER
+INET, BRIDGE = 1, 7  # NFPROTO_*
+FIRST = -400  # before raw and conntrack
+HOOKS = {"prerouting": 0, "output": 3}  # NF_INET_*, NF_BR_*: the same numbers
+LOGGER = "/proc/sys/net/netfilter/nf_log/{}"
+LOGGER_FAMILY = {2: "ip_tables_names", 10: "ip6_tables_names"}
+LOGS_HERE = "nfnetlink_log"
+BRIDGED = "/proc/sys/net/bridge/bridge-nf-call-iptables"
+#: Puts a logger back as soon as its input ends, however the process that holds it has ended.
+GUARD = 'cat >/dev/null; printf %s "$1" >"$2"'
+
+
+def program(marks: list[list[Any]]) -> bytes:
+    """Return the socket filter that accepts frames with one of the marks.
+
+    A mark is an offset from the first IP header, a size of 2 or 4 octets, and the values of which
+    one is there. Offsets ascend: a load beyond the end of a frame refuses the frame (bpf(4)).
+    """
+    steps: list[tuple[int, int]] = []  # opcode and operand; jumps are filled in below
+    for offset, size, values in sorted(marks):
+        steps.append((0x20 if size == 4 else 0x28, NETWORK + offset))
+        steps += [(0x15, value) for value in values]
+    found = b""
+    for index, (code, operand) in enumerate(steps):
+        over = len(steps) - index if code == 0x15 else 0  # to the second return below
+        found += struct.pack("=HBBI", code, over, 0, operand)
+    return found + struct.pack("=HBBI", 6, 0, 0, 0) + struct.pack("=HBBI", 6, 0, 0, FRAME)
+
+
+def attribute(kind: int, value: bytes | int | str) -> bytes:
+    """Return a netlink attribute; a number takes 4 octets in network order."""
+    if isinstance(value, int):
+        value = struct.pack(">I", value & 0xFFFFFFFF)
+    elif isinstance(value, str):
+        value = value.encode() + b"\0"
+    return struct.pack("=HH", 4 + len(value), kind) + value + b"\0" * (-len(value) % 4)
+
+
+def nested(kind: int, *attributes: bytes) -> bytes:
+    """Return a netlink attribute that holds others."""
+    return attribute(kind | 0x8000, b"".join(attributes))
+
+
+def message(
+    kind: int, body: bytes, number: int, *, flags: int = 0, family: int = 0, resource: int = 0
+) -> bytes:
+    """Return a message of nfnetlink."""
+    rest = struct.pack(">BBH", family, 0, resource) + body
+    return struct.pack("=IHHII", 16 + len(rest), kind, flags | REQUEST, number, 0) + rest
+
+
+def _expression(name: str, *attributes: bytes) -> bytes:
+    return nested(1, attribute(1, name), nested(2, *attributes))
+
+
+def _rule(table: str, chain: str, offset: int, size: int, value: int) -> bytes:
+    """Return the attributes of a rule: a value at an offset sets `meta nftrace`."""
+    wanted = value.to_bytes(size, "big")
+    one = attribute(1, struct.pack("=I", 1))
+    return (
+        attribute(1, table)
+        + attribute(2, chain)
+        + nested(
+            4,
+            _expression(
+                "payload",
+                attribute(1, 8),
+                attribute(2, 1),
+                attribute(3, offset),
+                attribute(4, size),
+            ),
+            _expression("cmp", attribute(1, 8), attribute(2, 0), nested(3, attribute(1, wanted))),
+            _expression("immediate", attribute(1, 8), nested(2, one)),
+            _expression("meta", attribute(2, 12), attribute(3, 8)),
+        )
+    )
+
+
+def batch(family: int, name: str, marks: list[list[Any]]) -> bytes:
+    """Return the messages that make a table which sets the trace for marked packets."""
+    parts = [(0, attribute(1, name) + attribute(2, OWNER))]
+    for chain, hook in HOOKS.items():
+        place = nested(4, attribute(1, hook), attribute(2, FIRST))
+        parts.append((3, attribute(1, name) + attribute(3, chain) + place + attribute(7, "filter")))
+        parts += [
+            (6, _rule(name, chain, offset, size, value))
+            for offset, size, values in marks
+            for value in values
+        ]
+    made = [message(BEGIN, b"", 0, resource=NFTABLES)]
+    for number, (kind, body) in enumerate(parts, 1):
+        flags = CREATE | APPEND | (ACK if number == len(parts) else 0)
+        made.append(message(NFTABLES << 8 | kind, body, number, flags=flags, family=family))
+    return b"".join([*made, message(END, b"", len(parts) + 1, resource=NFTABLES)])
+
+
+def log_messages() -> bytes:
+    """Return the messages that send what is logged to group 0 to the socket (whole packets)."""
+    bind = attribute(1, b"\x01")  # NFULA_CFG_CMD, NFULNL_CFG_CMD_BIND
+    mode = attribute(2, struct.pack(">IBB", 0xFFFF, 2, 0))  # NFULA_CFG_MODE, copy packets
+    now = attribute(5, 1)  # NFULA_CFG_QTHRESH: each at once
+    kind = ULOG << 8 | 1
+    return b"".join(message(kind, body, n) for n, body in enumerate((bind, mode + now)))
+
+
+def answer(sock: socket.socket) -> int:
+    """Return the error number of the first acknowledgement; 0 for success."""
+    while True:
+        data = sock.recv(FRAME)
+        (kind,) = struct.unpack_from("=H", data, 4)
+        if kind == 2:  # NLMSG_ERROR
+            return -int(struct.unpack_from("=i", data, 16)[0])
+
+
+class Eye:
+    """The sockets in one network namespace.
+
+    It is made by a thread that is in the namespace.
+    """
+
+    def __init__(self, name: str, marks: list[list[Any]]) -> None:
+        self.name = name
+        self.names = dict(socket.if_nameindex())
+        self.bridged = _lines(BRIDGED) == ["1"]
+        self.warnings: list[str] = []
+        self.frames: list[tuple[int, str, int, int, bytes]] = []
+        self.events: list[bytes] = []
+        self.tracks: list[bytes] = []
+        self.logs: list[bytes] = []
+        self._guards: list[tuple[int, int]] = []
+        self._owners: list[socket.socket] = []
+        self._trace: socket.socket | None = None
+        self._tracks: socket.socket | None = None
+        self._log: socket.socket | None = None
+        self._filter = ctypes.create_string_buffer(program(marks))
+        self._packets = self._open_packets()
+        try:
+            self._trace = self._listen(TRACE_GROUP)
+            self._mark(marks)
+            self._tracks = self._listen(TRACK_NEW, TRACK_UPDATE)
+            self._logs()
+        except OSError as error:
+            self.warnings.append(f"netfilter does not report packets: {error.strerror}")
+
+    def _open_packets(self) -> socket.socket:
+        sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ALL_FRAMES))
+        count, where = (len(self._filter) - 1) // 8, ctypes.addressof(self._filter)
+        sock.setsockopt(socket.SOL_SOCKET, TIMESTAMP_NS, 1)
+        sock.setsockopt(socket.SOL_SOCKET, BUFFER_FORCE, BUFFER)
+        sock.setsockopt(socket.SOL_SOCKET, ATTACH_FILTER, struct.pack("HL", count, where))
+        sock.setsockopt(PACKET, AUXDATA, 1)
+        sock.settimeout(0)
+        return sock
+
+    @staticmethod
+    def _listen(*groups: int) -> socket.socket:
+        sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETFILTER)
+        sock.bind((0, 0))
+        sock.setsockopt(socket.SOL_SOCKET, BUFFER_FORCE, BUFFER)
+        for group in groups:
+            sock.setsockopt(NETLINK, MEMBERSHIP, group)
+        sock.settimeout(0)
+        return sock
+
+    def _mark(self, marks: list[list[Any]]) -> None:
+        for family in (INET, BRIDGE):
+            sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETFILTER)
+            sock.bind((0, 0))
+            sock.settimeout(10.0)
+            name = f"{TABLE}_{os.getpid()}_{id(self):x}"
+            sock.sendto(batch(family, name, marks), (0, 0))
+            status = answer(sock)
+            if status:
+                sock.close()
+                if family == INET:
+                    raise OSError(status, os.strerror(status))
+            else:
+                self._owners.append(sock)
+
+    def _logs(self) -> None:
+        """Read the trace of iptables-legacy, where it has tables."""
+        names = LOGGER_FAMILY.items()
+        families = [family for family, file in names if _lines(f"/proc/thread-self/net/{file}")]
+        if not families:
+            return
+        self._log = self._listen()
+        self._log.sendto(log_messages(), (0, 0))
+        for family in families:
+            path = LOGGER.format(family)
+            with open(path) as file:  # noqa: PTH123  pathlib takes long to load
+                before = file.read().strip()
+            if before == LOGS_HERE:
+                continue
+            self._guard(before, path)
+            with open(path, "w") as file:  # noqa: PTH123
+                file.write(LOGS_HERE)
+
+    def _guard(self, before: str, path: str) -> None:
+        theirs, ours = os.pipe()
+        argv = ["sh", "-c", GUARD, "sh", before, path]
+        actions = [(os.POSIX_SPAWN_DUP2, theirs, 0)]
+        pid = os.posix_spawnp("sh", argv, os.environ, file_actions=actions, setsid=True)
+        os.close(theirs)
+        self._guards.append((pid, ours))
+
+    def read(self) -> int:
+        """Read what has arrived since; return the number of frames and events."""
+        count = 0
+        for data, ancillary, _, (device, _, kind, hardware, *_) in _received(self._packets):
+            stamp = 0
+            for level, what, value in ancillary:
+                if (level, what) == (socket.SOL_SOCKET, TIMESTAMP_NS):
+                    seconds, nanoseconds = struct.unpack("=qq", value[:16])
+                    stamp = seconds * 10**9 + nanoseconds
+            self.frames.append((stamp, device, kind, hardware, data))
+            count += 1
+        for sock, kept in (
+            (self._trace, self.events), (self._tracks, self.tracks), (self._log, self.logs)
+        ):  # fmt: skip
+            if sock is not None:
+                try:
+                    for data, *_ in _received(sock):
+                        kept.append(data)
+                        count += 1
+                except OSError as error:
+                    self.warnings.append(f"events were missed: {error.strerror}")
+        return count
+
+    def close(self) -> None:
+        """Close the sockets, with which the tables go, and put the logger back."""
+        for _, pipe in self._guards:
+            os.close(pipe)
+        for pid, _ in self._guards:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
+        self._guards.clear()
+        with contextlib.suppress(OSError):
+            if dropped := struct.unpack("=II", self._packets.getsockopt(PACKET, STATISTICS, 8))[1]:
+                self.warnings.append(f"{dropped} frames were missed")
+        for sock in (self._packets, self._trace, self._tracks, self._log, *self._owners):
+            if sock is not None:
+                sock.close()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything seen as data for JSON; octets are base16 text."""
+        return {
+            "names": {str(index): name for index, name in self.names.items()},
+            "bridged": self.bridged,
+            "warnings": self.warnings,
+            "frames": [[*rest, data.hex()] for *rest, data in self.frames],
+            "events": [data.hex() for data in self.events],
+            "tracks": [data.hex() for data in self.tracks],
+            "logs": [data.hex() for data in self.logs],
+        }
+
+
+def _received(sock: socket.socket) -> Any:
+    """Yield all messages that wait at a socket, as recvmsg returns them."""
+    while True:
+        try:
+            yield sock.recvmsg(FRAME, 256)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            # ENETDOWN: a device of the capture went down; the next call works again.
+            if error.errno != errno.ENETDOWN:
+                raise
+
+
+def _lines(path: str) -> list[str]:
+    with contextlib.suppress(OSError), open(path) as file:  # noqa: PTH123
+        return file.read().split()
+    return []
+
+
+def enter(path: str) -> None:
+    """Move the thread to a network namespace.  Raises OSError."""
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if ctypes.CDLL(None, use_errno=True).setns(file, SETNS):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), path)
+    finally:
+        os.close(file)
+
+
+def inside(path: str, work: Any) -> Any:
+    """Call a function in a thread of its own, in the network namespace of a path."""
+    found: list[Any] = []
+    failed: list[BaseException] = []
+
+    def there() -> None:
+        try:
+            enter(path)
+            found.append(work())
+        except BaseException as error:  # noqa: BLE001  raised again below
+            failed.append(error)
+
+    thread = threading.Thread(target=there)
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
+    return found[0]
+
+
+def open_eyes(
+    spaces: list[list[str]], marks: list[list[Any]]
+) -> tuple[dict[str, Eye], dict[str, str]]:
+    """Return an eye for each namespace (name and path), and the errors of those without."""
+    eyes: dict[str, Eye] = {}
+    errors: dict[str, str] = {}
+
+    def all_of_them() -> None:
+        for name, path in spaces:
+            try:
+                enter(path)
+                eyes[name] = Eye(name, marks)
+            except OSError as error:
+                errors[name] = error.strerror or str(error)
+
+    thread = threading.Thread(target=all_of_them)  # which ends in another namespace
+    thread.start()
+    thread.join()
+    return eyes, errors
+
+
+def main(text: str) -> None:
+    """Watch until SIGTERM, then print what was seen as JSON.
+
+    ``text`` is JSON: "spaces", each with a name and a path, and "marks". "ready" is written to
+    standard error when everything listens. After "seconds" the program ends by itself.
+    """
+    given = json.loads(text)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    eyes, errors = open_eyes(given["spaces"], given["marks"])
+    os.write(2, b"ready\n")
+    signal.sigtimedwait([signal.SIGTERM], given["seconds"])
+    for eye in eyes.values():
+        eye.read()
+        eye.close()
+    data = {"spaces": {name: eye.to_dict() for name, eye in eyes.items()}, "errors": errors}
+    sys.stdout.write(json.dumps(data))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

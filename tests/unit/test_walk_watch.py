@@ -1,0 +1,94 @@
+"""The socket filter of a walk, run by an interpreter of the instructions that it has."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+from walk_frames import NUMBER, A, B, echo, frame, ip, tcp, udp, vxlan
+
+from testbed.walk.frames import Signature
+from testbed.walk.watch import NETWORK, batch, program
+
+
+def accepts(code: bytes, packet: bytes) -> bool:
+    """Run a filter on a packet that begins with its IP header (bpf(4))."""
+    at, value = 0, 0
+    while True:
+        opcode, true, false, operand = struct.unpack_from("=HBBI", code, at * 8)
+        at += 1
+        if opcode in {0x20, 0x28}:
+            size = 4 if opcode == 0x20 else 2
+            offset = operand - NETWORK
+            if offset + size > len(packet):
+                return False
+            value = int.from_bytes(packet[offset : offset + size], "big")
+        elif opcode == 0x15:
+            at += true if value == operand else false
+        else:
+            assert opcode == 6
+            return bool(operand)
+
+
+ECHO4 = ip("10.0.0.2", "10.0.0.3", echo())
+SYN4 = ip("10.0.0.2", "10.0.0.3", tcp(seq=NUMBER), protocol=6)
+ACK4 = ip("10.0.0.3", "10.0.0.2", tcp(seq=1, ack=NUMBER + 1, flags=0x12), protocol=6)
+DATAGRAM4 = ip("10.0.0.2", "10.0.0.3", udp(NUMBER.to_bytes(4, "big")), protocol=17)
+ECHO6 = ip("fd00::2", "fd00::3", echo(128), protocol=58)
+
+
+def error(cited: bytes) -> bytes:
+    return ip("10.0.0.1", "10.0.0.2", bytes([3, 4, 0, 0, 0, 0, 5, 0]) + cited)
+
+
+CASES = {
+    "echo": ("icmp", 4, ECHO4),
+    "tcp": ("tcp", 4, SYN4),
+    "answer of tcp": ("tcp", 4, ACK4),
+    "udp": ("udp", 4, DATAGRAM4),
+    "answer of udp": ("udp", 4, ip("10.0.0.3", "10.0.0.2", udp(b"x" * 20, 53, 61234), protocol=17)),
+    "echo of IPv6": ("icmp", 6, ECHO6),
+    "error about an echo": ("icmp", 4, error(ECHO4)),
+    "error with the least of tcp": ("tcp", 4, error(SYN4[:28])),
+    "vxlan": ("icmp", 4, vxlan("192.0.2.1", "192.0.2.2", frame(A, B, ECHO4))),
+    "vxlan over IPv6": ("tcp", 4, vxlan("fd00::1", "fd00::2", frame(A, B, SYN4))),
+    "vxlan with IPv6": ("icmp", 6, vxlan("192.0.2.1", "192.0.2.2", frame(A, B, ECHO6))),
+    "error in vxlan": ("icmp", 4, vxlan("192.0.2.1", "192.0.2.2", frame(A, B, error(ECHO4)))),
+    "flannel's udp": ("tcp", 4, ip("192.0.2.1", "192.0.2.2", udp(SYN4, 8285, 8285), protocol=17)),
+    "ip in ip": ("udp", 4, ip("192.0.2.1", "192.0.2.2", DATAGRAM4, protocol=4)),
+    "gre": ("tcp", 4, ip("192.0.2.1", "192.0.2.2", b"\0\0\x08\0" + SYN4, protocol=47)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_filter_accepts_the_request_in_whatever_carries_it(name: str) -> None:
+    protocol, family, packet = CASES[name]
+    signature = Signature(protocol, family, NUMBER, 61234)  # type: ignore[arg-type]
+    assert accepts(program(signature.marks()), packet)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_filter_refuses_the_packets_of_others(name: str) -> None:
+    protocol, family, packet = CASES[name]
+    signature = Signature(protocol, family, NUMBER + 7, 61235)  # type: ignore[arg-type]
+    assert not accepts(program(signature.marks()), packet)
+    assert not accepts(program(signature.marks()), packet[:10])
+
+
+@pytest.mark.parametrize("protocol", ["icmp", "tcp", "udp"])
+@pytest.mark.parametrize("family", [4, 6])
+def test_the_filter_and_the_table_fit_the_kernel(protocol: str, family: int) -> None:
+    """A jump of a filter has 8 bits (bpf(4)), and so has an offset of nftables' payload."""
+    signature = Signature(protocol, family, NUMBER, 61234)  # type: ignore[arg-type]
+    marks = signature.marks()
+    assert len(program(marks)) // 8 <= 256
+    assert max(offset for offset, _, _ in marks) <= 255
+    messages = batch(1, "t", marks)
+    at = count = 0
+    while at < len(messages):
+        (length,) = struct.unpack_from("=I", messages, at)
+        assert length % 4 == 0
+        at, count = at + length, count + 1
+    assert at == len(messages)
+    # Begin, table, two chains, the rules of both, end.
+    assert count == 5 + 2 * sum(len(values) for _, _, values in marks)
