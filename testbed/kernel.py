@@ -87,6 +87,13 @@ FEATURES = (
         ("delay and loss on links",),
     ),
     Feature(
+        "nft nat",
+        "nft add table ip t && nft add chain ip t c { type nat hook postrouting priority 100 \\; } "
+        "&& nft add rule ip t c masquerade",
+        "CONFIG_NFT_NAT and CONFIG_NFT_MASQ",
+        ("uplinks of networks",),
+    ),
+    Feature(
         "TRACE",
         "iptables -w -t raw -A PREROUTING -j TRACE",
         "CONFIG_NETFILTER_XT_TARGET_TRACE",

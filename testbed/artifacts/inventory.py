@@ -297,6 +297,11 @@ INVENTORY = Inventory(
         "net-tools": DebianPackages(
             packages=("net-tools",), programs={"ifconfig": "usr/sbin/ifconfig"}
         ),
+        # The way out of labs with an uplink.
+        "slirp4netns": DebianTree(
+            packages=("slirp4netns", "libslirp0", "libglib2.0-0", "libpcre2-8-0", "libseccomp2"),
+            programs={"slirp4netns": "usr/bin/slirp4netns"},
+        ),
         node_image.INIT_PART: INIT,
         "nginx": NginxImage(),
     },

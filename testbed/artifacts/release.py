@@ -30,6 +30,7 @@ RELEASES: Mapping[str, Release] = {
             "docker.io": ("docker.io", "docker-cli"),  # the client is a separate package
             # 64-bit time_t: https://wiki.debian.org/ReleaseGoals/64bit-time
             "libelf1": ("libelf1t64",),
+            "libglib2.0-0": ("libglib2.0-0t64",),
             "libicu72": ("libicu76",),
             "libwrap0": ("libwtmpdb0",),  # a library of OpenSSH's server
             "libvirt-daemon": (  # its drivers are only recommended

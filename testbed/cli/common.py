@@ -175,6 +175,14 @@ def _how_to_name(lab: str) -> str:
     return f"`testbed {running.info_name} {f'-l {lab} ...' if by_option else lab}`"
 
 
+def show_uplinks(topology: Topology) -> None:
+    """Show the way out of a lab, if it has one."""
+    if topology.uplinks:
+        names = ", ".join(network.name for network in topology.uplinks)
+        words = "has a way out: its nodes reach what this machine reaches, as the internet (NAT)"
+        click.echo(f"  {click.style('uplink', fg='yellow', bold=True)}     {names} {words}")
+
+
 def print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2, default=str))
 

@@ -36,6 +36,7 @@ def command(as_json: bool) -> None:
                 "source": record.source if record else "",
                 "attached": record.attached if record else "",
                 "snapshots": _snapshots(settings, name),
+                "uplinks": _uplinks(record),
                 "created": record.created if record else None,
                 "seconds": record.seconds if record else None,
             }
@@ -95,4 +96,11 @@ def _origin(record: Record | None) -> str:
     from testbed.labs import origin
 
     words = origin.words(record)
-    return f"{words}, attached" if record and record.attached else words
+    words += ", attached" if record and record.attached else ""
+    return f"{words}, has a way out" if _uplinks(record) else words
+
+
+def _uplinks(record: Record | None) -> list[str]:
+    """Return the names of a lab's networks with an uplink."""
+    networks = record.topology.get("networks") if record else None
+    return [name for name, one in (networks or {}).items() if one and one.get("uplink")]

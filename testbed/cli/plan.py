@@ -43,9 +43,12 @@ def command(
     fetched = {name: places for name, places in absent.items() if name not in lacking}
     if as_json:
         missing = sorted({*lacking, *absent})
-        common.print_json({**plan.to_dict(), "missing_images": missing, "fetched_images": fetched})
+        more = {"missing_images": missing, "fetched_images": fetched}
+        uplinks = [network.name for network in wanted.uplinks]
+        common.print_json({**plan.to_dict(), **more, "uplinks": uplinks})
         return
     click.echo(f"{click.style(wanted.name, bold=True)}: {summary(wanted)}")
+    common.show_uplinks(wanted)
     for step in plan.steps.values():
         click.echo(f"  {step.name:<34}  {step.about}")
         if step.needs:

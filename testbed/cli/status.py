@@ -35,17 +35,24 @@ def command(lab: str | None, as_json: bool) -> int:
 
     meant = common.lab_meant(common.make_settings(), lab)
     by_hand = meant.record().stopped
-    found = status(meant.remains(), meant.stopped(), by_hand)
+    context = meant.remains()
+    topology = context.topology
+    found = status(context, meant.stopped(), by_hand)
     record = meant.record()
     kept = snapshots.found(meant)
     if as_json:
-        more = {"variables": record.variables, "snapshots": [one.to_dict() for one in kept]}
+        more = {
+            "variables": record.variables,
+            "snapshots": [one.to_dict() for one in kept],
+            "uplinks": [network.name for network in topology.uplinks],
+        }
         common.print_json({**found.to_dict(), **more})
     else:
         state = click.style("up", fg="green") if found.ok else click.style("not whole", fg="red")
         place = f", attached at {meant.attached}" if meant.attached else ""
         click.echo(f"{click.style(found.lab, bold=True)}: {state}{place}")
         mixed = len({node.provider for node in found.nodes if node.provider}) > 1
+        common.show_uplinks(topology)
         for network in found.networks:
             if not network.ok:
                 click.echo(f"  network    {_part(network)}")

@@ -116,6 +116,7 @@ def bring_up(
     from testbed.labs.run import Watch
 
     click.echo(f"{click.style(wanted.name, bold=True)}: {summary(wanted)}")
+    common.show_uplinks(wanted)
     watch = Watch(step=show_step, idle=Idle(), words=tell, differences=_show_differences)
     show_outcome(lab.up(wanted, keep=keep, replace=replace, timeout=timeout, watch=watch))
 
@@ -224,6 +225,7 @@ def show_outcome(outcome: Outcome) -> None:
 def _to_dict(outcome: Outcome) -> dict[str, object]:
     return {
         "lab": outcome.topology.name,
+        "uplinks": [network.name for network in outcome.topology.uplinks],
         "seconds": round(outcome.seconds, 3),
         "changed": [done.step.name for done in outcome.changed],
         "removed": outcome.removed,

@@ -56,7 +56,9 @@ def _make_fabric(context: Context) -> tuple[str, bool]:
         return f"networks of {context.topology.provider}", False
     links = len(context.topology.links)
     words = f"{counted(len(context.topology.networks) - links, 'network')}, "
-    words += f"{counted(links, 'link')}, no uplink" if links else "no uplink"
+    words += f"{counted(links, 'link')}, " if links else ""
+    names = ", ".join(network.name for network in context.topology.uplinks)
+    words += f"uplink of {names}" if names else "no uplink"
     if context.topology.foreign is not None:
         words = f"for {context.topology.foreign.format}, no uplink"
     gone = context.differences.get("", [])

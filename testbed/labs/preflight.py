@@ -46,6 +46,7 @@ def kernel_features(topology: Topology) -> set[str]:
     kinds = {one.kind for network in topology.networks.values() for one in network.shaping}
     wanted |= {"tbf"} if "rate" in kinds else set()
     wanted |= {"netem"} if kinds & {"delay", "loss"} else set()
+    wanted |= {"tun", "nft nat"} if topology.uplinks else set()
     for role in _roles_where(topology, lambda maker: maker.shares_kernel):
         wanted |= set(ROLES[role].kernel_for(topology))
     return wanted
@@ -56,6 +57,7 @@ def programs(topology: Topology) -> dict[str, str]:
     wanted: dict[str, str] = dict(PROGRAMS)
     for provider in topology.providers:
         wanted |= PROVIDERS[provider].programs
+    wanted |= {"nft": "nftables"} if topology.uplinks else {}
     for role in _roles_where(topology, lambda maker: maker.shares_programs):
         wanted |= ROLES[role].programs_for(topology)
     return wanted

@@ -362,10 +362,9 @@ def _leave_gateway(topology: Topology, node: Node, seen: Seen) -> None:
 
     It is there if the node was connected before it got that route.
     """
-    found = topology.gateway_node(node.name)
-    if found is None or topology.gateway_of(node.name) is not None:
+    gateway = topology.offered_gateway(node.name)
+    if gateway is None or topology.gateway_of(node.name) is not None:
         return
-    gateway = topology.nodes[found[0]].address_on(found[1])
     line = f"default via {gateway}"
     there = any(map(iproute.route(line).matches, seen.routes[4]))
     if there and all(one.metric for one in topology.nodes[node.name].routes if one.to is None):

@@ -235,6 +235,8 @@ def set_up(topology: Topology, node: Node, first: Iterable[str] = ()) -> None:
     _shape(node, topology.nodes[node.name].ports)
     _set(node, {**settings(topology, node.name), **_settings6(topology, node.name)})
     node.put(f"{node.name}\n".encode(), "/etc/hostname")
+    if resolver := topology.resolver(node.name):
+        node.put(f"nameserver {resolver}\n".encode(), "/etc/resolv.conf")
 
 
 def restore(

@@ -23,7 +23,12 @@ def of(found: Inventory) -> dict[str, Any]:
     """Return the graph of an inventory."""
     return {
         "networks": [
-            {"name": one.name, "subnet": one.subnet, "ports": [list(port) for port in one.ports]}
+            {
+                "name": one.name,
+                "subnet": one.subnet,
+                "uplink": one.uplink,
+                "ports": [list(port) for port in one.ports],
+            }
             for one in found.networks
         ],
         "nodes": [node(one) for one in found.nodes],

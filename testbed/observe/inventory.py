@@ -225,6 +225,7 @@ class Network:
     subnet: str
     ports: tuple[tuple[str, str], ...]  #: a node and an interface each
     bridge: str = ""
+    uplink: bool = False  #: it has a way out of the lab
 
 
 @dataclass(frozen=True, slots=True)
@@ -754,8 +755,7 @@ def _networks(
                 held = fabric.own.link(link.peer.link) if fabric and link.peer else None
                 if held is not None and (node.name, link.name) in ports:
                     bridge = held.master or bridge
-        words = network.words if network.subnet or network.subnet6 else ""
-        yield Network(network.name, words, tuple(ports), bridge)
+        yield Network(network.name, network.subnets, tuple(ports), bridge, network.uplink)
 
 
 def _overlay(lab: LiveLab) -> Mapping[str, Any] | None:

@@ -379,6 +379,7 @@ class LabView:
     unexpected: int
     picture: Markup
     routes: list[tuple[str, Mapping[str, str]]]
+    uplinks: list[str]
 
 
 @dataclass(slots=True)
@@ -530,6 +531,11 @@ class _Page:
             picture=Markup(svg),  # noqa: S704  made of elements, which escape their text
             routes=[
                 (node["name"], route) for node in drawn.get("nodes", ()) for route in node["routes"]
+            ],
+            uplinks=[
+                name
+                for name, network in ((lab["topology"] or {}).get("networks") or {}).items()
+                if network.get("uplink")
             ],
         )
 

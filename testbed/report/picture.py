@@ -495,6 +495,7 @@ class _Drawing:
 
     def _buses(self, top: float) -> float:
         """Draw overlay, networks and bridges below ``top``; return their bottom edge."""
+        _ = self.translate
         found = list(self._places())
         overlay = self.graph.get("overlay")
         devices = {overlay["device"], overlay.get("device6")} - {""} if overlay else set()
@@ -508,6 +509,8 @@ class _Drawing:
         for network in self.graph["networks"]:
             if taps := self._taps(_joins(network)):
                 words = f"{network['name']} {network['subnet']}".rstrip()
+                if network.get("uplink"):  # a record of testbed 0.2 does not tell
+                    words += f" · {_('uplink')}"
                 found.append((taps, words, "pic-network"))
         # The lowest first: lines that cross it on their way down must not cross out its words.
         for index, (taps, words, kind) in reversed(list(enumerate(found, 1))):

@@ -326,6 +326,8 @@ def lab_line(lab: LabRun) -> str:
         words = f"up {lab.up:5.2f} s  {words}"
     if bad:
         words += click.style(f", {bad} not", fg="red")
+    if lab.topology and lab.topology.uplinks:
+        words += click.style(", has a way out", fg="yellow")
     if lab.results.interrupted:
         words += ", interrupted"
     if lab.error:

@@ -131,6 +131,12 @@ class Network(Block):
         "Random frames lost of what each node sends: 1%. Default: none.",
         default=None,
     )
+    uplink: bool = key(
+        Flag(),
+        "Give its nodes a way out by NAT: to all that this machine reaches, and so to the "
+        "internet. The first address of the subnet is their gateway and DNS server.",
+        default=False,
+    )
     #: Position in ``links`` of a link between two nodes, which is a network of two ports; else -1.
     link: int = -1
 
@@ -140,9 +146,20 @@ class Network(Block):
         return tuple(filter(None, (self.rate, self.delay, self.loss)))
 
     @property
+    def way_out(self) -> IPv4Address | None:
+        """The address of its uplink; None without one."""
+        return self.subnet[1] if self.uplink and self.subnet else None
+
+    @property
+    def subnets(self) -> str:
+        """Its subnets in words; empty without one."""
+        return ", ".join(map(str, filter(None, (self.subnet, self.subnet6))))
+
+    @property
     def words(self) -> str:
-        """Its subnets in words."""
-        return ", ".join(map(str, filter(None, (self.subnet, self.subnet6)))) or "no subnet"
+        """Its subnets and its uplink in words."""
+        words = self.subnets or "no subnet"
+        return f"{words}, uplink (NAT) by {self.way_out}" if self.uplink else words
 
     def digest(self) -> Any:
         """Return what the digest of a node on the network consists of."""
@@ -530,6 +547,23 @@ class Topology(Block):
         return makers.pop() if len(makers) == 1 else "mixed"
 
     @property
+    def uplinks(self) -> tuple[Network, ...]:
+        """The networks with a way out of the lab."""
+        return tuple(network for network in self.networks.values() if network.uplink)
+
+    def resolver(self, node: str) -> IPv4Address | None:
+        """Return the DNS server of a node: the uplink on its way out; None without one."""
+        here: str | None = node if self.uplinks else None
+        for _ in self.nodes:
+            if here is None:
+                break
+            found = (self.networks[name].way_out for name in self.nodes[here].networks)
+            if resolver := next(filter(None, found), None):
+                return resolver
+            here, _network = self.gateway_node(here) or (None, "")
+        return None
+
+    @property
     def roles(self) -> tuple[str, ...]:
         """The roles of the nodes, without duplicates, in the file's order."""
         return tuple(dict.fromkeys(role for node in self.nodes.values() for role in node.roles))
@@ -614,11 +648,15 @@ class Topology(Block):
     def gateway_of(self, node: str) -> IPv4Address | None:
         """Return a node's default gateway: the first one on its networks.
 
-        It is the address of a node with ``gateway``. A node with a default route of its own has no
-        other.
+        It is the address of an uplink, or of a node with ``gateway``. A node with a default route
+        of its own has no other.
         """
         if any(route.to is None for route in self._main_routes(node, 4)):
             return None
+        return self.offered_gateway(node)
+
+    def offered_gateway(self, node: str) -> IPv4Address | None:
+        """Return the :meth:`gateway_of` a node, if it had no default route of its own."""
         return next(
             (one for _, _, one in self._gateways(node) if isinstance(one, IPv4Address)), None
         )
@@ -660,21 +698,31 @@ class Topology(Block):
         return [one for one in routes if one.table == MAIN and one.family == family]
 
     def gateway_node(self, node: str) -> tuple[str, str] | None:
-        """Return a node's default gateway node for IPv4, and their common network."""
+        """Return a node's default gateway node for IPv4, and their common network.
+
+        There is none if its default gateway is an uplink.
+        """
         found = (one for one in self._gateways(node) if isinstance(one[2], IPv4Address))
-        return next(((peer, port.network) for peer, port, _ in found), None)
+        peer, port, _ = next(found, ("", None, None))
+        return (peer, port.network) if peer and port else None
 
     def _gateways(self, node: str) -> Iterator[tuple[str, Port, IPv4Address | IPv6Address]]:
         """Yield the gateways that a node reaches on its networks, with its port to each.
 
         An address counts that is on a subnet of this port: as a next hop the kernel accepts no
-        other.
+        other. An uplink, whose name is empty, is the only one for IPv4 on its network.
         """
         gateways = [peer for peer in self.nodes.values() if peer.gateway and peer.name != node]
-        for port in self.nodes[node].ports if gateways else ():
+        uplinks = {network.name: network.way_out for network in self.uplinks}
+        for port in self.nodes[node].ports if gateways or uplinks else ():
+            way_out = uplinks.get(port.network)
+            if way_out and any(way_out in one.network for one in port.interfaces):
+                yield "", port, way_out
             for peer in gateways:
                 for other in peer.on(port.network):
-                    found: tuple[IPv4Address | IPv6Address, ...] = other.addresses
+                    found: tuple[IPv4Address | IPv6Address, ...] = (
+                        () if port.network in uplinks else other.addresses
+                    )
                     for address in (*found, *other.addresses6):
                         if any(address in one.network for one in port.subnetted):
                             yield peer.name, port, address

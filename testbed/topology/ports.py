@@ -149,7 +149,7 @@ class Port:
         if self.mac:
             return self.mac
         if self.address is not None:
-            return (b"\x02\x54" + self.address.packed).hex(":")
+            return hardware_of(self.address)
         return (b"\x02\x55" + sha256(f"{self.node}.{self.index}".encode()).digest()[:4]).hex(":")
 
     def completed(self, node: str, index: int, network: Network | None) -> Port:
@@ -181,6 +181,11 @@ class Port:
             mtu=mtu,
             shaping=network.shaping if network else (),
         )
+
+
+def hardware_of(address: IPv4Address) -> str:
+    """Return the MAC address that follows from an IPv4 address."""
+    return (b"\x02\x54" + address.packed).hex(":")
 
 
 class EndText(Shape[tuple[str, str]]):

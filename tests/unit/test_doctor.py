@@ -230,7 +230,7 @@ def test_fix_installs_in_one_go_and_makes_what_is_missing(
     ]
     assert made == [
         *("docker", "etcd", "flanneld", "docker-29", "docker-cli-29", "runc-1.5"),
-        *("net-tools", "testbed-init", "nginx"),
+        *("net-tools", "slirp4netns", "testbed-init", "nginx"),
     ]
     assert said[0] == "install gcc iproute2 libc6-dev"
 

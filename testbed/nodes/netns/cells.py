@@ -6,7 +6,7 @@ import threading
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from testbed.nodes.base import Provider, Setup
-from testbed.nodes.netns.provider import NetnsProvider
+from testbed.nodes.netns.provider import NAT, NetnsProvider
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,6 +23,7 @@ class CellProvider(Provider):
     """Methods of the contract that the provider of the cells carries out."""
 
     fabric_of = "netns"
+    uplinks = True
     kind: ClassVar[find.Kind]  #: of the cells
 
     @classmethod
@@ -36,6 +37,7 @@ class CellProvider(Provider):
             lambda: self._store.binary("testbed-init"),
             self.exposed,
             kind=self.kind,
+            nat=lambda: self._store.binary(NAT),
         )
         self._lock = threading.Lock()
 

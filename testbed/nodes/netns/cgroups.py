@@ -98,6 +98,13 @@ def create(name: str, node: str, *, cpus: float | None, memory: int | None) -> l
     return options
 
 
+def places(name: str, node: str) -> list[Path]:
+    """Return the folders of a node for one more process, one in each hierarchy."""
+    found = [hierarchy.mount / TOP / name / node for hierarchy in hierarchies()]
+    # Version 2 has processes in leaves only: `testbed-init` is in one (delegate_v2() of init.c).
+    return [folder / "init" if (folder / "init").is_dir() else folder for folder in found]
+
+
 def _make(hierarchy: Hierarchy, folder: Path) -> None:
     for _ in range(100):
         try:

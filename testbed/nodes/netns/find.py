@@ -19,9 +19,9 @@ from testbed.nodes.netns.agent import wait_readable
 
 PROGRAM = b"testbed-init"
 #: A virtual machine runs in a cell: namespaces and a cgroup like a node's.  All machines of a lab
-#: that an external tool starts run in one hypervisor.
-Kind = Literal["node", "fabric", "cell", "hypervisor"]
-KINDS = (b"node", b"fabric", b"cell", b"hypervisor")
+#: that an external tool starts run in one hypervisor.  An uplink is the way out of a lab.
+Kind = Literal["node", "fabric", "uplink", "cell", "hypervisor"]
+KINDS = (b"node", b"fabric", b"uplink", b"cell", b"hypervisor")
 #: Errors for a process that has ended, or is hidden from us.  Any other error must be raised: with
 #: no free file descriptor, every node would seem to have ended.
 GONE = (FileNotFoundError, ProcessLookupError, PermissionError)

@@ -48,8 +48,16 @@ FABRIC = "fabric"
 MACHINE_ID = Path("/etc/machine-id")
 #: Start-up files of shells in root's home folder; they would set this machine's PATH.
 START_UP = (".profile", ".bash_profile", ".bash_login", ".bashrc", ".zshenv", ".zprofile", ".zshrc")
+#: The way out of a lab (:mod:`testbed.nodes.netns.uplink`): its program, and its name as a node,
+#: which no other node can have.
+UPLINK = "fabric.uplink"
+NAT = "slirp4netns"
 TEMPORARY = "_"  # begins names of links that are about to be renamed
 BUSY_SECONDS = 30.0  # how long a cgroup may stay busy after all of its node was killed
+
+
+def _no_nat() -> Path:
+    raise LabError(f"no program {NAT}, which a lab with an uplink needs", hint="remove the uplink")
 
 
 class NetnsProvider(OneByOne):
@@ -59,16 +67,18 @@ class NetnsProvider(OneByOne):
     ``init`` returns the path of the ``testbed-init`` program when it is first needed.
     ``exposed`` returns the folders of this machine with programs and images for nodes.
     ``kind`` distinguishes a lab's machines from the nodes that virtual machines run in.
+    ``nat`` returns the path of slirp4netns, for labs with an uplink.
     """
 
     name = "netns"
     shares_kernel = True
     shares_programs = True
     shapes = True
+    uplinks = True
     packages = True
     binds = True
     takes = Takes(tasks=2)  # pid 1, and a command
-    processes = (os.fsdecode(find.PROGRAM),)
+    processes = (os.fsdecode(find.PROGRAM), NAT)
 
     @classmethod
     def running(cls) -> Iterable[tuple[str, Path]]:
@@ -110,7 +120,12 @@ class NetnsProvider(OneByOne):
     @classmethod
     def of(cls, setup: Setup) -> Self:
         store = setup.store
-        return cls(setup.state, lambda: store.binary("testbed-init"), lambda: store.folders)
+        return cls(
+            setup.state,
+            lambda: store.binary("testbed-init"),
+            lambda: store.folders,
+            nat=lambda: store.binary(NAT),
+        )
 
     def __init__(
         self,
@@ -119,10 +134,12 @@ class NetnsProvider(OneByOne):
         exposed: Callable[[], Iterable[Path]] = tuple,
         *,
         kind: find.Kind = "node",
+        nat: Callable[[], Path] = _no_nat,
     ) -> None:
         self._state = state.resolve()
         self._kind: find.Kind = kind
         self._init = init
+        self._nat = nat
         self._exposed = exposed
         self._fabrics: dict[str, NetnsNode] = {}  # those found, by lab
         self._linking = threading.Lock()
@@ -229,15 +246,44 @@ class NetnsProvider(OneByOne):
                 lines.append(f"link set dev {bridge} up")
         if lines:
             self._batch(fabric.init.pid, FABRIC, lines)
+        if topology.uplinks or UPLINK in there:
+            self._keep_uplink(lab, topology, fabric)
+
+    def _keep_uplink(self, lab: str, topology: Topology, fabric: NetnsNode) -> None:
+        """Create the uplink of a lab anew if a part of it is missing, or remove it."""
+        from testbed.nodes.netns.uplink import Uplink
+
+        wanted = Uplink(topology)
+        there = self._uplink(lab)
+        if there and not wanted.missing(there, _links(fabric)):
+            return
+        folder = cgroups.folder_name(lab, self._state)
+        if there:
+            self._kill(lab, [there.init])
+            cgroups.remove(folder, UPLINK)
+        if not topology.uplinks:
+            return
+        program = self._nat()
+        made = self._launch("uplink", lab, NodeSpec(UPLINK, wanted.digest))
+        self._plug(fabric, wanted.ports(), wanted.plugs(made))
+        wanted.set_up(made, program, cgroups.places(folder, UPLINK))
+
+    def _uplink(self, lab: str) -> NetnsNode | None:
+        return next((NetnsNode(one) for one in self._ours(lab) if one.kind == "uplink"), None)
 
     def differences(self, lab: str, topology: Topology) -> dict[str, list[Difference]]:
         fabric = self.fabric(lab)
         there = {} if fabric is None else _links(fabric)
         found: dict[str, list[Difference]] = {}
+        if topology.uplinks:
+            from testbed.nodes.netns.uplink import Uplink
+
+            gone = Uplink(topology).missing(self._uplink(lab), there)
+            found[""] = [Difference("network", name, seen) for name, seen in gone.items()]
         for network in self._bridged(topology):
             seen = there.get(bridge_of(network), {"state": "missing"})["state"]
             if seen in ("missing", "down"):
-                found.setdefault("", []).append(Difference("network", network, seen))
+                found.setdefault("", []).insert(0, Difference("network", network, seen))
         for node in topology.nodes.values():
             for index, port in enumerate(node.ports):
                 if self._far(topology, port):  # it is on no bridge

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Networks"]
 
 IPV6 = 6
+UPLINK_MAX = 30  # longest prefix of a subnet with addresses for an uplink and a node
 Prefixed = (IPv4Interface, IPv6Interface)
 
 
@@ -37,6 +38,7 @@ class Networks(Look):
             self.links_have_two_nodes,
             self.addresses_are_in_their_networks,
             self.macs_are_unique,
+            self.uplinks_have_addresses,
             self.mtus_are_of_ipv6,
             self.port_names_are_unique,
             self.one_gateway_per_network,
@@ -46,6 +48,7 @@ class Networks(Look):
             self.nodes_have_slots,
             self.providers_have_the_mtu,
             self.providers_shape,
+            self.providers_have_uplinks,
         )
 
     def networks_are_apart(self) -> None:
@@ -139,6 +142,32 @@ class Networks(Look):
                 hint = f"give {port.node} an IPv6 address of its own, besides {port.address}"
             self.add(at, f"each address of {port.network} once", seen, hint)
         holders.setdefault((port.network, address), port)
+
+    def uplinks_have_addresses(self) -> None:
+        """Require a subnet of a network with an uplink, which has an address on it."""
+        for network in self.t.uplinks:
+            if self.bad("networks", network.name, "subnet"):
+                continue
+            at = self.key("networks", network.name, "uplink")
+            wanted = f"a network with an uplink and an IPv4 subnet of at most /{UPLINK_MAX}"
+            hint = "give it one: {subnet: 10.99.0.0/24, uplink: true}"
+            if network.subnet is None:
+                self.add(at, wanted, "no subnet", hint)
+            elif network.subnet.prefixlen > UPLINK_MAX:
+                self.add(at, wanted, str(network.subnet), hint)
+        subnets: list[Subnet] = [
+            (n.subnet, n.name, self.subnet(n)) for n in self.t.uplinks if n.subnet
+        ]
+        self.apart(subnets, "networks", lambda *_: "one machine is the gateway of both; change one")
+        ways_out = {network.name: network.way_out for network in self.t.uplinks}
+        for port in self.ports():
+            way_out = ways_out.get(port.network)
+            if way_out and way_out in port.addresses:
+                given = [one.ip if isinstance(one, Prefixed) else one for one in port.given]
+                number = given.index(way_out)
+                wanted = f"an address other than that of the uplink of {port.network}"
+                hint = f"take another; {way_out} is the gateway of the nodes there"
+                self.add(self._address(port, number), wanted, str(way_out), hint)
 
     def macs_are_unique(self) -> None:
         """Refuse a MAC address of two ports on one segment."""
@@ -243,7 +272,13 @@ class Networks(Look):
                 self.add(
                     at, "a gateway with an address on a network", f"{node.name} with none", hint
                 )
-            reached = (port.network for port in node.ports if port.subnetted)
+            # The gateway of a network with an uplink is none of its nodes.
+            uplinks = [network.name for network in self.t.uplinks]
+            reached = (
+                port.network
+                for port in node.ports
+                if port.subnetted and port.network not in uplinks
+            )
             for network in dict.fromkeys(reached):
                 first = gateways.setdefault(network, node.name)
                 if first != node.name:
@@ -339,3 +374,20 @@ class Networks(Look):
             wanted = f"no {kind} on a network of {port.node}, a node by {maker}"
             hint = f"`testbed fault {kind}` works there; or choose another provider"
             self.add(self.key(*path, kind), wanted, "one", hint)
+
+    def providers_have_uplinks(self) -> None:
+        for port in self.ports():
+            network = self.t.networks.get(port.network)
+            try:
+                able = (
+                    network is None
+                    or not network.uplink
+                    or registry.PROVIDERS[self.t.provider_of(port.node)].uplinks
+                )
+            except MachineError:  # told when the lab is to be created
+                continue
+            if not able:
+                wanted = f"no uplink of {port.network}, a network of {port.node}"
+                seen = f"one, and {port.node} is a node by {self.t.provider_of(port.node)}"
+                at = self.key("networks", port.network, "uplink")
+                self.add(at, wanted, seen, "remove the uplink, or choose another provider")
