@@ -16,16 +16,26 @@ VALUE = re.compile(r"(--[\w-]+):\s*([^;]+);")
 VARIABLE = re.compile(r"var\((--[\w-]+)\)")
 
 
-def alone(svg: str) -> str:
+SIZE = re.compile(r'viewBox="0 0 ([\d.]+) ([\d.]+)" width="[\d.]+" height="[\d.]+"')
+
+
+def alone(svg: str, *, margin: int = 0) -> str:
     """Return a drawing of this package, an SVG element, as the text of an SVG file.
 
-    It loads nothing, and follows the reader's choice of a light or a dark scheme.
+    It loads nothing, and follows the reader's choice of a light or a dark scheme. ``margin`` is
+    in pixels.
     """
     head, _, rest = svg.partition(">")
+    at = ""
+    if margin and (found := SIZE.search(head)):
+        wide, high = (float(found[side]) + 2 * margin for side in (1, 2))
+        size = f'width="{wide:g}" height="{high:g}"'
+        head = head.replace(found[0], f'viewBox="{-margin} {-margin} {wide:g} {high:g}" {size}')
+        at = f' x="{-margin}" y="{-margin}"'
     head = head.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1)
     return (
         f"{head}><style>{_style()}</style>"
-        f'<rect class="pic-back" width="100%" height="100%"/>{rest}\n'
+        f'<rect class="pic-back"{at} width="100%" height="100%"/>{rest}\n'
     )
 
 

@@ -2,17 +2,22 @@
 
 Each node is a card.  Inside it, from top to bottom: containers and namespaces,
 the links that lead out of them, bridges, and the node's own devices.  Below the
-cards lie flannel's overlay, the networks that join the nodes, and links between two
-nodes.  Colours and fonts are the page's, by class names.
+cards lie overlays, the networks that join the nodes, links between two
+nodes, and services.  Nodes of one kind can share a card (:func:`testbed.observe.graph.fold`).
+Colours and fonts are the page's, by class names; a file of its own brings them along.
 """
 
 from __future__ import annotations
 
+import math
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Interface, IPv4Network
 from typing import Any
+
+from testbed.observe.graph import tunnels
+from testbed.report.drawing import alone
 
 Graph = Mapping[str, Any]
 Link = Mapping[str, Any]
@@ -33,6 +38,8 @@ ROW_GAP = 8.0  # between two bridges, in a row and from one row to the next
 SMALL_LINE = 15.0
 BUS = 40.0
 LANE = 16.0  # from one link between nodes to the next below it
+MARGIN = 16  # around a picture in a file of its own
+MEMBERS = 10  # rows of names in the card of many nodes
 LARGE = 760.0  # pictures wider than this may be shrunk, down to this
 HUGE = 1500.0
 
@@ -83,6 +90,7 @@ class Card:
     devices: list[Device] = field(default_factory=list)
     wires: dict[tuple[str, str], Link] = field(default_factory=dict)
     direct: list[tuple[tuple[str, str], tuple[str, str]]] = field(default_factory=list)
+    members: list[str] = field(default_factory=list)  #: of a card for many nodes
     #: Left and right edge of each bridge, and its row from the top.
     spans: dict[str, tuple[float, float, int]] = field(default_factory=dict)
     x: float = 0.0
@@ -108,7 +116,15 @@ def draw(graph: Graph, *, id: str, title: str, translate: Translate = str) -> st
     if not graph.get("nodes"):
         return ""
     cards = [_card(node, translate) for node in graph["nodes"]]
-    return _Drawing(graph, cards, translate).svg(id, title, describe(graph, translate))
+    root = _Drawing(graph, cards, translate).svg(id, title, describe(graph, translate))
+    return ET.tostring(root, encoding="unicode")
+
+
+def page(graph: Graph, *, title: str) -> str:
+    """Draw the graph as an SVG file, which follows the scheme of the reader, light or dark."""
+    cards = [_card(node, str) for node in graph["nodes"]]
+    root = _Drawing(graph, cards, str).svg("picture", title, describe(graph, str))
+    return alone(ET.tostring(root, encoding="unicode"), margin=MARGIN)
 
 
 # -- contents --------------------------------------------------------------------
@@ -116,7 +132,10 @@ def draw(graph: Graph, *, id: str, title: str, translate: Translate = str) -> st
 
 def _card(node: Mapping[str, Any], _: Translate) -> Card:
     words = [*node["roles"], *([_("gateway")] if node["gateway"] else [])]
+    if members := node.get("members"):
+        words = [f"{len(members)} nodes like {node['like']}"]
     card = Card(node["name"], " · ".join(words), node["error"])
+    card.members = [_member(one) for one in members or ()]
     by_name = {link["name"]: link for link in node["links"]}
     for one, other in node["pairs"]:
         inside = [(space, name) for space, name in (one, other) if space]
@@ -135,6 +154,17 @@ def _card(node: Mapping[str, Any], _: Translate) -> Card:
     ]
     card.devices += [_device(link) for link in node["links"] if link["name"] not in drawn]
     return card
+
+
+def _member(one: Mapping[str, Any]) -> str:
+    """Return the line of a node in the card of many nodes."""
+    words = [" ".join([one["name"], *_bare(one["addresses"])])]
+    words += [" ".join([name, *_bare(addresses)]) for name, *addresses in one["spaces"]]
+    return " · ".join(words)
+
+
+def _bare(addresses: Sequence[str]) -> list[str]:
+    return [one.partition("/")[0] for one in addresses]
 
 
 def _boxes(node: Mapping[str, Any], card: Card, _: Translate) -> list[Box]:
@@ -182,6 +212,11 @@ def _joins(network: Mapping[str, Any]) -> Callable[[str, Link], bool]:
     # A record of testbed 0.1 has no ports.
     subnet = IPv4Network(network["subnet"])
     return lambda _, link: any(IPv4Interface(one).network == subnet for one in v4(link))
+
+
+def _is_among(names: Sequence[str]) -> Callable[[str, Link], bool]:
+    """Return whether a link of a node has one of some names, as a function of both."""
+    return lambda _, link: link["name"] in names
 
 
 def describe(graph: Graph, _: Translate) -> str:
@@ -260,6 +295,8 @@ class _Drawing:
         self.y_devices = self.y_bridges + (rows * (BRIDGE + ROW_GAP) - ROW_GAP if rows else 0.0)
         if devices and rows:
             self.y_devices += 20.0
+        if any(card.members for card in self.cards):
+            self.y_devices = max(self.y_devices, self.y_boxes + (MEMBERS + 1) * SMALL_LINE)
         self.y_end = self.y_devices + self.devices_height + PAD
         if not devices and not rows:
             self.y_end = self.y_boxes + self.boxes_height + PAD
@@ -294,11 +331,24 @@ class _Drawing:
         right = max(right, x - (GAP if card.devices else 0))
         self._place_bridges(card)
         right = max([right, *(edge for _, edge, _ in card.spans.values())])
+        right = max(right, card.x + PAD + self._members_width(card))
         head = width(card.name, 9.0) + 16 + width(card.words or card.error, NARROW)
         card.width = max(right - card.x, head + PAD, 150.0) + PAD
         if len(card.devices) == 1 and not card.boxes:  # alone: where the eye looks for it
             only = card.devices[0]
             only.x = card.x + (card.width - only.width) / 2
+
+    @staticmethod
+    def _columns(card: Card) -> list[list[str]]:
+        """Return the lines of a card for many nodes, in columns."""
+        count = math.ceil(len(card.members) / MEMBERS)
+        rows = math.ceil(len(card.members) / count) if count else 1
+        return [card.members[at : at + rows] for at in range(0, len(card.members), rows)]
+
+    def _members_width(self, card: Card) -> float:
+        return sum(
+            max(width(line, NARROW) for line in column) + GAP for column in self._columns(card)
+        )
 
     @staticmethod
     def _place_bridges(card: Card) -> None:
@@ -331,8 +381,8 @@ class _Drawing:
 
     # -- drawing
 
-    def svg(self, id: str, title: str, description: str) -> str:
-        below = self._buses(self._wires())
+    def svg(self, id: str, title: str, description: str) -> ET.Element:
+        below = self._services(self._buses(self._wires()))
         height = below + 4
         self.root.attrib |= {
             "class": f"picture {self._size}",
@@ -348,7 +398,7 @@ class _Drawing:
             element = ET.Element(tag, {"id": f"{id}-{tag}"})
             element.text = text
             self.root.insert(0, element)
-        return ET.tostring(self.root, encoding="unicode")
+        return self.root
 
     @property
     def _size(self) -> str:
@@ -370,6 +420,7 @@ class _Drawing:
         self._draw_bridges(card)
         for box in card.boxes:
             self._draw_box(box)
+        self._draw_members(card)
         self._draw_direct(card)
         for device in card.devices:
             if not device.width:
@@ -381,6 +432,13 @@ class _Drawing:
             for detail in device.details:
                 y += SMALL_LINE
                 self._text(device.x + 10, y, detail, "pic-small")
+
+    def _draw_members(self, card: Card) -> None:
+        x = card.x + PAD
+        for column in self._columns(card):
+            for row, line in enumerate(column, 1):
+                self._text(x, self.y_boxes + row * SMALL_LINE, line, "pic-small")
+            x += max(width(line, NARROW) for line in column) + GAP
 
     def _draw_bridges(self, card: Card) -> None:
         for bridge in card.bridges:
@@ -497,15 +555,10 @@ class _Drawing:
         """Draw overlay, networks and bridges below ``top``; return their bottom edge."""
         _ = self.translate
         found = list(self._places())
-        overlay = self.graph.get("overlay")
-        devices = {overlay["device"], overlay.get("device6")} - {""} if overlay else set()
-        taps = self._taps(lambda _, link: link["name"] in devices)
-        if overlay and len(taps) > 1:
-            networks = ", ".join(overlay[key] for key in ("network", "network6") if key in overlay)
-            words = " ".join([overlay["name"], overlay.get("backend", ""), networks])
-            if overlay.get("port"):
-                words += f" · UDP {overlay['port']}"
-            found.append((taps, words, "pic-overlay"))
+        for one in tunnels(self.graph):
+            taps = self._taps(_is_among(one["devices"]))
+            if len(taps) > 1:
+                found.append((taps, f"{one['name']} {one['about']}", "pic-overlay"))
         for network in self.graph["networks"]:
             if taps := self._taps(_joins(network)):
                 words = f"{network['name']} {network['subnet']}".rstrip()
@@ -516,6 +569,26 @@ class _Drawing:
         for index, (taps, words, kind) in reversed(list(enumerate(found, 1))):
             self._bus(taps, top + index * BUS, words, kind)
         return top + len(found) * BUS + (24 if found else 0)
+
+    def _services(self, top: float) -> float:
+        """Draw a card of the services below all; return its bottom edge."""
+        services = self.graph.get("services") or ()
+        if not services:
+            return top
+        _ = self.translate
+        lines = [
+            f"{one['name']}  {' '.join([*one['addresses'], *one['ports']])}"
+            f" → {', '.join(one['backends']) or _('no backend')}"
+            for one in services
+        ]
+        wide = max(width(line, NARROW) for line in lines) + 2 * PAD
+        high = len(lines) * SMALL_LINE + 36
+        self.width = max(self.width, wide + 2)
+        self._rect(1, top + GAP, wide, high, "pic-node", radius=10)
+        self._text(1 + PAD, top + GAP + 20, _("services"), "pic-title")
+        for row, line in enumerate(lines, 1):
+            self._text(1 + PAD, top + GAP + 22 + row * SMALL_LINE, line, "pic-small")
+        return top + GAP + high
 
     def _taps(self, wanted: Callable[[str, Link], bool]) -> list[float]:
         return [

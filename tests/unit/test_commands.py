@@ -261,6 +261,7 @@ NEED_ROOT = {
     "up": ["two-node"],
     "down": [],
     "status": [],
+    "graph": [],
     "ls": ["--json"],
     "attach": ["--containerlab", "lab"],
     "verify": [],

@@ -289,6 +289,7 @@ def test_a_copy_does_not_take_a_lab_over(bench: Bench, first: Path, second: Path
 ON_A_LAB = [
     ["down", "{}"],
     ["status", "{}"],
+    ["graph", "{}"],
     ["verify", "{}"],
     ["conformance", "{}"],
     ["kubectl", "{}", "--", "get", "pods"],
