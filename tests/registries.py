@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import datetime as dt
 import hashlib
@@ -12,16 +13,22 @@ import re
 import socket
 import subprocess
 import tarfile
+import threading
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import bcrypt
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.x509.oid import NameOID
 
 from testbed.artifacts import Store, archive
@@ -42,6 +49,7 @@ class Registry:
     folder: Path
     port: int
     tls: bool
+    realm: str = ""  #: address of the server that gives tokens; empty for a registry without one
     ca: Path = field(init=False)
 
     def __post_init__(self) -> None:
@@ -69,16 +77,14 @@ class Registry:
     def push(self, path: Path, name: str) -> str:
         """Push an archive under a name with its tag; return the digest of its manifest."""
         digest = self.folder / "digest"
-        options = [f"--dest-cert-dir={self.folder}", f"--dest-creds={USER}:{PASSWORD}"]
         argv = ["skopeo", "copy", "-q", f"--digestfile={digest}"]
-        argv += options if self.tls else ["--dest-tls-verify=false"]
+        argv += [f"--dest-cert-dir={self.folder}" if self.tls else "--dest-tls-verify=false"]
+        argv += [f"--dest-creds={USER}:{PASSWORD}"] if self.tls or self.realm else []
         run([*argv, f"docker-archive:{path}", f"docker://{self.host}/{name}"])
         return digest.read_text().strip()
 
     def auth(self, path: Path, password: str = PASSWORD) -> Path:
         """Write the user's credentials as `skopeo login` does."""
-        import base64
-
         word = base64.b64encode(f"{USER}:{password}".encode()).decode()
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"auths": {self.host: {"auth": word}}}))
@@ -115,13 +121,104 @@ def _layer(text: str) -> bytes:
     return out.getvalue()
 
 
+SERVICE, ISSUER = "registry of the test", "issuer of the test"
+
+
+class Tokens(ThreadingHTTPServer):
+    """A server of tokens for a registry (distribution.github.io, "Token Authentication").
+
+    It knows one user, and gives nobody else a token. The registry trusts its certificate.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(("127.0.0.1", 0), _Answer)
+        self.given: list[str] = []  # scopes for which it has given tokens
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "tokens of the test")])
+        now = dt.datetime.now(dt.UTC)
+        certificate = (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(name)
+            .public_key(self._key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - dt.timedelta(days=1))
+            .not_valid_after(now + dt.timedelta(days=1))
+            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+            .sign(self._key, hashes.SHA256())
+        )
+        (folder / "tokens.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        self._der = certificate.public_bytes(serialization.Encoding.DER)
+
+    @property
+    def realm(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/token"
+
+    def token(self, scopes: list[str]) -> str:
+        """A token for some scopes such as ``repository:web:pull`` (RFC 7519, ES256)."""
+        now = int(time.time())
+        access = []
+        for scope in scopes:
+            kind, name, actions = scope.split(":")
+            access.append({"type": kind, "name": name, "actions": actions.split(",")})
+        head = {"typ": "JWT", "alg": "ES256", "x5c": [base64.b64encode(self._der).decode()]}
+        claims = {
+            "iss": ISSUER, "aud": SERVICE, "sub": USER, "jti": uuid.uuid4().hex,
+            "iat": now, "nbf": now - 60, "exp": now + 600, "access": access,
+        }  # fmt: skip
+        signed = ".".join(_encoded(json.dumps(one).encode()) for one in (head, claims))
+        r, s = decode_dss_signature(self._key.sign(signed.encode(), ec.ECDSA(hashes.SHA256())))
+        return f"{signed}.{_encoded(r.to_bytes(32) + s.to_bytes(32))}"
+
+
+def _encoded(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+class _Answer(BaseHTTPRequestHandler):
+    server: Tokens
+
+    def do_GET(self) -> None:
+        word = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+        known = self.headers.get("Authorization") == f"Basic {word}"
+        scopes = parse_qs(urlsplit(self.path).query).get("scope", [])
+        body: dict[str, object] = {"details": "incorrect username or password"}
+        if known:
+            self.server.given += scopes
+            body = {"token": self.server.token(scopes), "expires_in": 600}
+        self.send_response(200 if known else 401)
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        self.wfile.write(json.dumps(body).encode())
+
+    def log_message(self, *_: Any) -> None:
+        """Write nothing."""
+
+
 @contextlib.contextmanager
-def registry(folder: Path, *, tls: bool = False) -> Iterator[Registry]:
-    """A registry on loopback: with TLS and a password, or without both."""
+def with_tokens(folder: Path) -> Iterator[tuple[Registry, Tokens]]:
+    """A registry on loopback that wants a token for everything, and its server of tokens."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with Tokens(folder) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            with registry(folder, realm=server.realm) as found:
+                yield found, server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@contextlib.contextmanager
+def registry(folder: Path, *, tls: bool = False, realm: str = "") -> Iterator[Registry]:
+    """A registry on loopback: with TLS and a password, with tokens of a realm, or without both."""
     folder.mkdir(parents=True, exist_ok=True)
     program = Store().keep("docker-registry", PROGRAM) / "bin/docker-registry"
     for _ in range(3):  # the port may be taken in between
-        found = Registry(folder, _free_port(), tls)
+        found = Registry(folder, _free_port(), tls, realm)
         _configure(found)
         with (folder / "log").open("wb") as log:
             child = subprocess.Popen(
@@ -159,6 +256,15 @@ def _configure(found: Registry) -> None:
         word = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()
         (found.folder / "htpasswd").write_text(f"{USER}:{word}\n")
         config["auth"] = {"htpasswd": {"realm": "test", "path": str(found.folder / "htpasswd")}}
+    if found.realm:
+        config["auth"] = {
+            "token": {
+                "realm": found.realm,
+                "service": SERVICE,
+                "issuer": ISSUER,
+                "rootcertbundle": str(found.folder / "tokens.pem"),
+            }
+        }
     (found.folder / "config.yml").write_text(json.dumps(config))
 
 

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import re
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,8 +31,6 @@ from testbed.errors import ArtifactError, CommandError, TimeoutExpired
 from testbed.process import which
 
 if TYPE_CHECKING:
-    import threading
-
     from testbed.artifacts.config import Engine, Policy
     from testbed.artifacts.source import Runner
 
@@ -39,6 +38,7 @@ FACTS = "image.json"  # in each entry: its Facts
 IMAGE = "image.tar"  # in each entry: an archive of `docker save`
 BLOBS = "blobs"  # in the cache's shared folder: layers as registries have them
 MIB = 1 << 20
+POLL = 0.1  # seconds; how often a layer is looked for that another image brings
 SECONDS = 60.0  # time limit of a question to an engine; to save an image may take longer
 FORM = 1  # version of what an entry contains
 #: Ends of file names of archives in a folder.
@@ -210,7 +210,12 @@ class OfRegistry(Way):
     def __init__(self, skopeo: Skopeo) -> None:
         self.name = "its registry"
         self._skopeo = skopeo
-        self._silent: dict[str, ArtifactError] = {}  # registries that cannot be reached
+        self._answered: set[str] = set()  # registries that can be reached
+        self._silent: dict[str, ArtifactError] = {}  # those that cannot
+        self._lock = threading.Lock()
+        self._first: dict[str, threading.Lock] = {}  # held by the first question to a registry
+        self._fetching: set[str] = set()  # digests of layers that are being fetched
+        self._ended = threading.Condition()
 
     def hopeless(self) -> ArtifactError | None:
         if which(PROGRAM) is None:
@@ -218,15 +223,47 @@ class OfRegistry(Way):
         return None
 
     def find(self, image: Reference) -> Found:
-        if error := self._silent.get(image.registry):  # a second time-out would tell nothing new
-            raise error
-        try:
-            found = self._skopeo.find(image)
-        except ArtifactError as error:
-            if error.message.startswith("cannot be reached"):
-                self._silent[image.registry] = error
-            raise
+        found = self._ask(image)
         return Found(found.digest, partial(self._write, image, found), found.layers)
+
+    def _ask(self, image: Reference) -> Remote:
+        registry = image.registry
+        if registry in self._answered:
+            return self._skopeo.find(image)
+        with self._lock:
+            first = self._first.setdefault(registry, threading.Lock())
+        with first:  # a second time-out would tell nothing new
+            if error := self._silent.get(registry):
+                raise error
+            try:
+                found = self._skopeo.find(image)
+            except ArtifactError as error:
+                if error.message.startswith("cannot be reached"):
+                    self._silent[registry] = error
+                else:
+                    self._answered.add(registry)
+                raise
+            self._answered.add(registry)
+            return found
+
+    @contextlib.contextmanager
+    def _claim(self, missing: Mapping[str, Path]) -> Iterator[None]:
+        """Wait for layers that another image brings, and then claim those that are missing still.
+
+        ``missing`` has the place of each layer. skopeo fetches an image as a whole, so images with
+        a common layer would fetch it twice.
+        """
+        with self._ended:
+            while any(one in self._fetching and not path.exists() for one, path in missing.items()):
+                self._ended.wait(POLL)  # the other image may have other layers to fetch
+            mine = missing.keys() - self._fetching
+            self._fetching |= mine
+        try:
+            yield
+        finally:
+            with self._ended:
+                self._fetching -= mine
+                self._ended.notify_all()
 
     def _write(self, image: Reference, found: Remote, job: Job, target: Path) -> None:
         config = self._skopeo.config(image, found)
@@ -242,9 +279,27 @@ class OfRegistry(Way):
         job: Job,
         target: Path,
     ) -> None:
-        blobs, scratch = job.shared / BLOBS, job.into / "scratch"
+        blobs = job.shared / BLOBS
         places = {digest: _blob(blobs, digest) for digest in found.layers}
-        kept = [path for digest, path in places.items() if _is_whole(path, digest)]
+        missing = {one: path for one, path in places.items() if not _is_whole(path, one)}
+        with self._claim(missing):
+            kept = [path for path in places.values() if path.exists()]
+            self._fetch_layers(image, found, job, places, kept)
+        job.say("write the image")
+        layers = [archive.opener(places[digest]) for digest in found.layers]
+        with archive.damaged("the registry's image"):
+            archive.write(target, [([_local(image)], config, layers)])
+
+    def _fetch_layers(
+        self,
+        image: Reference,
+        found: Remote,
+        job: Job,
+        places: Mapping[str, Path],
+        kept: Sequence[Path],
+    ) -> None:
+        """Fetch the layers of an image but the ``kept`` ones to their places."""
+        blobs, scratch = job.shared / BLOBS, job.into / "scratch"
         here = sum(path.stat().st_size for path in kept)
         many = f"{len(places)} layer{'' if len(places) == 1 else 's'}"
         total = f"{found.size / MIB:.1f} MiB"
@@ -257,10 +312,6 @@ class OfRegistry(Way):
             job.say(f"pull, {max(done, here) / MIB:.1f} of {total}")
 
         self._skopeo.fetch(image, found, blobs, scratch, tell)
-        job.say("write the image")
-        layers = [archive.opener(places[digest]) for digest in found.layers]
-        with archive.damaged("the registry's image"):
-            archive.write(target, [([_local(image)], config, layers)])
         remove_tree(scratch)
 
 

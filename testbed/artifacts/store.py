@@ -7,6 +7,7 @@ import os
 import re
 import stat
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from testbed.artifacts.url import Download
 
 
+PULLS = 3  # images that are fetched at once, as Docker fetches layers
 FITTING = "archives"  # name of a fact: users' archives that every engine can load
 
 
@@ -42,13 +44,13 @@ class _Lacking:
 
     files: list[str] = field(default_factory=list)  #: sentences on missing files of the user
     reasons: dict[str, list[str]] = field(default_factory=dict)  #: what was tried, by image
-    hints: list[str] = field(default_factory=list)
+    hints: dict[str, list[str]] = field(default_factory=dict)  #: by image
 
     def add(
         self, name: str, reasons: list[str], tried: Sequence[tuple[Way, ArtifactError]]
     ) -> None:
         self.reasons[name] = reasons
-        self.hints += [why.hint for _, why in tried if why.hint]
+        self.hints[name] = [why.hint for _, why in tried if why.hint]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,7 @@ class Store:
     ``overrides`` maps a name to the user's own file and takes precedence over
     ``config``, the configuration file (None: the default one, if it exists).
     ``progress`` is called with an artifact's name and the current step, from the
-    calling thread.  ``pull`` and ``images_from`` (docker, podman, or a path) are about images
+    thread that makes it.  ``pull`` and ``images_from`` (docker, podman, or a path) are about images
     that are neither the user's nor built here; they take precedence over the configuration file.
     ``runner`` and ``inventory`` are for tests.
     """
@@ -237,15 +239,44 @@ class Store:
         Raises one ArtifactError for all images that no source has, which says what was tried,
         UsageError for a bad configuration, Interrupted after interrupt().
         """
-        found: dict[str, Path] = {}
+        wanted = sorted(set(names))
         lacking = _Lacking()
-        for name in sorted(set(names)):
-            path = self._brought.get(name) or self._image(name, lacking)
-            if path:
-                found[name] = self._brought[name] = path
+        absent = [
+            name
+            for name in wanted
+            if name not in self._brought and not self._is_known(name, _Lacking())
+        ]
+        if len(absent) > 1:
+            self._pull_all(absent, lacking)
+        for name in wanted:
+            if name not in self._brought and name not in lacking.reasons:
+                self._bring(name, lacking)
         if error := self._lacking_error(lacking):
             raise error
-        return found
+        return {name: self._brought[name] for name in wanted}
+
+    def _bring(self, name: str, lacking: _Lacking) -> None:
+        if path := self._image(name, lacking):
+            self._brought[name] = path
+
+    def _pull_all(self, names: Sequence[str], lacking: _Lacking) -> None:
+        """Fetch images of registries and engines, some at a time.
+
+        Those that are in the cache cost less than a thread.
+        """
+        if self._ways.policy != "always":
+            names = [name for name in names if not self._cached_image(name)]
+        with ThreadPoolExecutor(PULLS) as pool:
+            pulls = [pool.submit(self._bring, name, lacking) for name in names]
+            try:
+                for pull in pulls:
+                    pull.result()
+            except BaseException as error:
+                for pull in pulls:
+                    pull.cancel()
+                if not isinstance(error, ArtifactError):
+                    self.interrupt()
+                raise
 
     def lacking_images(self, names: Iterable[str]) -> ArtifactError | None:
         """Return one error for all images that are certain to be missing; None if there are none.
@@ -391,7 +422,7 @@ class Store:
                 alike.setdefault(tuple(lacking.reasons[name]), []).append(name)
             for reasons, of_these in alike.items():
                 said += [f"    {', '.join(of_these)}:", *(f"      {one}" for one in reasons)]
-        hints = list(dict.fromkeys(lacking.hints))
+        hints = list(dict.fromkeys(hint for name in names for hint in lacking.hints[name]))
         hints.append(self.image_hint(names) if names else "correct the path, or write the file")
         return ArtifactError("\n".join(said), hint="; or ".join(hints)) if said else None
 
@@ -504,10 +535,15 @@ class Store:
             self.image(name)
         elif self._own(name, "artifacts") and name not in self._inventory.programs:
             self.users_file(name)
-        elif set(":/@") & set(name) and re.fullmatch(IMAGE, name):
+        elif self.is_reference(name):
             self.image(name)
         else:
             self.binary(name)
+
+    @staticmethod
+    def is_reference(name: str) -> bool:
+        """Tell whether a name is one of an image in a registry, with its tag, digest or path."""
+        return bool(set(":/@") & set(name) and re.fullmatch(IMAGE, name))
 
     def remove(self, name: str | None = None, key: str | None = None) -> int:
         """Remove an artifact from the cache, or all if ``name`` is None; return the bytes freed.

@@ -63,6 +63,7 @@ def build(
     settings = common.make_settings(artifacts=artifacts, pull=pull, images_from=images_from)
     store = settings.store
     wanted = names or [e.name for e in store.list() if e.state == "missing"]
+    store.bring(name for name in wanted if store.is_reference(name))
     for name in wanted:
         _fetch(store, name)
     click.echo(f"built: {', '.join(wanted)}" if wanted else "all artifacts are in the cache")

@@ -211,6 +211,45 @@ def test_a_tag_that_has_moved(user: User, plain: Registry, tmp_path: Path) -> No
         assert len(seen) == layers, policy
 
 
+def test_a_registry_with_tokens(user: User, tmp_path: Path) -> None:
+    with registries.with_tokens(tmp_path / "tokens") as (found, server):
+        found.push(registries.image(tmp_path / "i.tar", "below", "by token"), "own/team/web:1")
+        name = f"{found.host}/own/team/web:1"
+        user.trust(found)
+        server.given.clear()
+        refused = user.pull(name)
+        assert (refused.status, server.given) == (3, [])
+        assert "no user is logged in" in refused.err
+        assert f"skopeo login {found.host}" in refused.err
+        auth = tmp_path / ".config/containers/auth.json"
+        found.auth(auth, "wrong")
+        wrong = user.pull(name)
+        assert wrong.status == 3
+        assert f"user {registries.USER}" in wrong.err
+        found.auth(auth)
+        assert user.pull(name).status == 0
+        assert user.text(name) == "by token"
+        assert set(server.given) == {"repository:own/team/web:pull"}, "one repository, to read"
+
+
+def test_several_images_are_pulled_side_by_side(
+    user: User, plain: Registry, tmp_path: Path
+) -> None:
+    names = []
+    for number in range(4):
+        path = registries.image(tmp_path / "i.tar", "common layer", f"own layer {number}")
+        plain.push(path, f"many/web{number}:1")
+        names.append(f"{plain.host}/many/web{number}:1")
+    user.trust(plain)
+    before = len(plain.fetched)
+    said = user.pull(*names)
+    assert said.status == 0, said.err
+    assert [user.text(name) for name in names] == [f"own layer {number}" for number in range(4)]
+    layers = {layer for number in range(4) for layer in layers_of(plain, f"many/web{number}:1")}
+    fetched = [one for one in plain.fetched[before:] if one in layers]
+    assert sorted(fetched) == sorted(layers)
+
+
 def test_a_pull_goes_on_where_it_was_cut(user: User, plain: Registry, tmp_path: Path) -> None:
     plain.push(registries.image(tmp_path / "i.tar", "one", "two", "three of a cut"), "cut/web:1")
     name = f"{plain.host}/cut/web:1"

@@ -11,7 +11,7 @@ import shutil
 import sys
 import threading
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ from testbed.artifacts.config import Registry
 from testbed.artifacts.images import Facts, entry_name
 from testbed.artifacts.inventory import Inventory
 from testbed.artifacts.reference import Reference
+from testbed.artifacts.store import PULLS
 from testbed.errors import ArtifactError, CommandError, Interrupted, TimeoutExpired
 from testbed.process import Completed
 
@@ -49,6 +50,7 @@ class Machine:
     raises: BaseException | None = None
     user: str = ""
     hang: tuple[str, ...] = ()  # programs that never answer
+    waits: Callable[[], object] = lambda: None  # called before the layers of an image
 
     def __call__(
         self, argv: Sequence[str | Path], *, timeout: float | None = None, **_: Any
@@ -88,6 +90,7 @@ class Machine:
             raise CommandError(words, where="here", status=1, stderr=said)
         manifest, config, layers = described(path)
         if "copy" in words:
+            self.waits()
             self.copy(words, layers)
             return Completed(words, 0, b"", b"")
         return Completed(words, 0, config if "--config" in words else manifest, b"")
@@ -103,7 +106,9 @@ class Machine:
             place = Path(blobs, digest.replace(":", "/"))
             if not place.exists():  # as skopeo does
                 self.calls.append(("fetched", digest))
-                place.write_bytes(data)
+                part = Path(words[-1].split(":")[1]).parent / digest.partition(":")[2]
+                part.write_bytes(data)
+                part.rename(place)
 
     @property
     def fetched(self) -> list[str]:
@@ -378,6 +383,41 @@ def test_threads_pull_an_image_once(machine: Machine) -> None:
     for thread in threads:
         thread.join()
     assert len(machine.fetched) == len(set(machine.fetched)) == 2
+
+
+def test_images_are_pulled_side_by_side(machine: Machine) -> None:
+    names = [f"registry.example:5000/team/web{number}:1" for number in range(PULLS)]
+    machine.has["skopeo"] = {
+        name: archive(machine, f"own{number}") for number, name in enumerate(names)
+    }
+    together = threading.Barrier(PULLS)
+    machine.waits = lambda: together.wait(60)
+    found = store_of(machine).bring(names)
+    assert [text_of(found[name]) for name in names] == [f"own{n}" for n in range(PULLS)]
+
+
+def test_images_at_once_fetch_a_common_layer_once(machine: Machine) -> None:
+    names = [f"registry.example:5000/team/web{number}:1" for number in range(5)]
+    machine.has["skopeo"] = {
+        name: archive(machine, f"own{number}", "common") for number, name in enumerate(names)
+    }
+    found = store_of(machine).bring(names)
+    assert [text_of(found[name]) for name in names] == [f"own{n}" for n in range(5)]
+    assert sorted(machine.fetched) == sorted(set(machine.fetched))
+    assert len(machine.fetched) == len(names) + 1
+
+
+def test_one_of_several_pulls_that_fails_leaves_the_others(machine: Machine) -> None:
+    names = [f"registry.example:5000/team/web{number}:1" for number in range(3)]
+    machine.has["skopeo"] = {name: archive(machine, f"own{name[-3]}") for name in names[1:]}
+    store = store_of(machine)
+    with pytest.raises(ArtifactError) as caught:
+        store.bring(names)
+    assert names[0] in caught.value.message
+    assert names[1] not in caught.value.message
+    machine.calls.clear()
+    assert store.bring(names[1:]).keys() == set(names[1:])
+    assert machine.fetched == []
 
 
 # -- what is said ---------------------------------------------------------------------------------
