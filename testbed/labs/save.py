@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from testbed.nodes.base import Node
     from testbed.steps.context import Context
     from testbed.topology.model import Topology
+    from testbed.topology.ports import Port
 
 #: Protocols of routes that people, or programs without one of their own, have set (rtnetlink(7)).
 OWN_PROTOCOLS = ("boot", "static", None)
@@ -38,6 +39,7 @@ FIRST_RULES = (0, 32766, 32767)
 FORWARDING = ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding")
 #: Sysctls that change with others, have a random value or count something.
 UNSTABLE = re.compile(r".*(forwarding|_key|accept_redirects|\.mtu|_mem|stable_secret|ip_forward)")
+ADDRESSED = ("subnet", "subnet6", "addresses")  # keys of a link for the addresses of its ends
 #: Kinds of links that people create; those of roles are left out by their names.
 LINKS = (
     "dummy",
@@ -70,11 +72,11 @@ class Found:
     makes the change itself.
     """
 
-    path: tuple[str, ...]
+    path: tuple[str | int, ...]
     value: Any
     words: str
     replace: bool = False
-    tokens: tuple[str, ...] = ()
+    tokens: tuple[str | int, ...] = ()
 
 
 @dataclass(slots=True)
@@ -120,12 +122,15 @@ class Saved:
         return ""
 
 
-def _put(data: dict[str, Any], path: Sequence[str], value: Any, *, replace: bool = False) -> None:
-    """Set a value; extend a list that is there, and a mapping whose other values are the same."""
+def _put(data: Any, path: Sequence[str | int], value: Any, *, replace: bool = False) -> None:
+    """Set a value; extend a list that is there, and a mapping whose other values are the same.
+
+    A number in the path is the index of an entry that is there.
+    """
     *folders, name = path
     for folder in folders:
-        data = data.setdefault(folder, {})
-    there = data.get(name)
+        data = data[folder] if isinstance(folder, int) else data.setdefault(folder, {})
+    there = data[name] if isinstance(name, int) else data.get(name)
     if value is None:
         data.pop(name, None)
     elif replace:
@@ -156,6 +161,7 @@ def save(context: Context, faults: Iterable[Fault] = (), *, file: str = "") -> S
         )
     saved = Saved(topology.to_dict())
     changes = [one for name in topology.nodes for one in _of_node(context, context.node(name))]
+    changes += _link_ends(context) if topology.links else []
     saved.add_all([*changes, *_faults(topology, faults)])
     saved.data = load_data(saved.data, "the saved lab").to_dict()  # in its own order
     nodes = topology.nodes.values()
@@ -171,14 +177,19 @@ def save(context: Context, faults: Iterable[Fault] = (), *, file: str = "") -> S
 
 def _of_node(context: Context, node: Node) -> Iterator[Found]:
     """Yield what was changed by hand on a node, and not by its own commands at start."""
-    own = json.dumps(context.topology.nodes[node.name].to_dict().get("run", []))
+    return (
+        found
+        for found in _seen_on(context, node)
+        if not _is_of_commands(context.topology, node.name, found.tokens)
+    )
 
-    def is_of_commands(found: Found) -> bool:
-        return bool(found.tokens) and all(
-            re.search(rf"(?<![\w.:/-]){re.escape(one)}(?![\w.-])", own) for one in found.tokens
-        )
 
-    return (found for found in _seen_on(context, node) if not is_of_commands(found))
+def _is_of_commands(topology: Topology, node: str, tokens: Sequence[str | int]) -> bool:
+    """Tell whether a node's own commands at start have all of these words."""
+    own = json.dumps(topology.nodes[node].to_dict().get("run", []))
+    return bool(tokens) and all(
+        re.search(rf"(?<![\w.:/-]){re.escape(str(one))}(?![\w.-])", own) for one in tokens
+    )
 
 
 def _seen_on(context: Context, node: Node) -> Iterator[Found]:
@@ -212,33 +223,66 @@ def _addresses(topology: Topology, node: Node, data: Mapping[str, Any]) -> Itera
             how = "missing" if link is None else "down"
             yield Found((), None, f"{node.name}: the link {port.name} is {how}")
             continue
-        wanted = [str(one) for one in port.interfaces]
-        for six in link.addresses6:
-            if six not in wanted:
-                yield Found((), None, f"ip address add {six} dev {port.name}, on {node.name}")
-        there = [one for one in wanted if one in (*link.addresses, *link.addresses6)]
-        there += [one for one in link.addresses if one not in wanted]
+        there = _there(port, link)
         mtu = link.mtu if link.mtu not in (0, port.mtu or MTU) else None
-        if there == wanted and mtu is None:
+        if port.peer is not None:
+            if mtu is not None:
+                yield Found((), None, f"ip link set {port.name} mtu {mtu}, on {node.name}")
+            continue
+        if there == [*map(str, port.subnetted)] and mtu is None:
             continue
         words = f"ip address add {', '.join(there) or 'none'} dev {port.name}"
         words += f" mtu {mtu}" if mtu else ""
-        if port.peer is not None:
-            yield Found((), None, f"{words}, on {node.name}")
-            continue
-        subnet = topology.networks[port.network].subnet
-        length = f"/{subnet.prefixlen}" if subnet else "/"
+        network = topology.networks[port.network]
+        lengths = [f"/{one.prefixlen}" for one in (network.subnet, network.subnet6) if one]
         path = ("nodes", node.name, "networks", port.network)
         bodies = data["nodes"][node.name]["networks"][port.network]
         body = _port(bodies[port.item] if isinstance(bodies, list) else bodies)
-        given = [one.removesuffix(length) for one in there]
+        given = [_without(lengths, one) for one in there]
         body |= {"address": given[0]} if len(given) == 1 else {"addresses": given}
         body |= {"mtu": mtu} if mtu else {}
         value: Any = {key: one for key, one in body.items() if one}
         value = value["address"] if value.keys() == {"address"} else value
         if isinstance(bodies, list):
             value = [value if at == port.item else one for at, one in enumerate(bodies)]
-        yield Found(path, value, f"{words}, on {node.name}", replace=True)
+        more = tuple(one for one in there if one not in map(str, port.subnetted))
+        yield Found(path, value, f"{words}, on {node.name}", replace=True, tokens=more)
+
+
+def _there(port: Port, link: wiring.Link) -> list[str]:
+    """Return the addresses of a link, those of the file first."""
+    wanted, seen = [*map(str, port.subnetted)], (*link.addresses, *link.addresses6)
+    return [*(one for one in wanted if one in seen), *(one for one in seen if one not in wanted)]
+
+
+def _without(lengths: Sequence[str], address: str) -> str:
+    """Return an address without the prefix length of its port's network."""
+    return next((address.removesuffix(one) for one in lengths if address.endswith(one)), address)
+
+
+def _link_ends(context: Context) -> Iterator[Found]:
+    """Yield the addresses of links whose ends differ from the file, each for both ends."""
+    topology = context.topology
+    bodies = topology.to_dict().get("links", [])
+    looks: dict[str, wiring.Seen] = {}
+    for index, (link, body) in enumerate(zip(topology.links, bodies, strict=True)):
+        found, words = [], []
+        for node, name in link.ends:
+            seen = looks.setdefault(node, wiring.look(context.node(node)))
+            port = next(one for one in topology.nodes[node].ports if one.name == name)
+            own = [*map(str, port.subnetted)]
+            there = _there(port, seen.links[name]) if name in seen.links else own
+            more = [one for one in there if one not in own]
+            if _is_of_commands(topology, node, more):
+                there = [one for one in there if one in own]
+            found.append(there[0] if len(there) == 1 else there)
+            if there != own:
+                words.append(f"ip address add {', '.join(there) or 'none'} dev {name}, on {node}")
+        if words:
+            given = body if isinstance(body, Mapping) else {"ends": body}
+            rest = {key: one for key, one in given.items() if key not in ADDRESSED}
+            addresses = {"addresses": found} if any(found) else {}
+            yield Found(("links", index), rest | addresses, "; ".join(words), replace=True)
 
 
 def _port(body: Any) -> dict[str, Any]:

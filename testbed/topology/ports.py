@@ -214,6 +214,24 @@ class EndText(Shape[tuple[str, str]]):
         return ":".join(value)
 
 
+class EndAddresses(Shape[tuple[Given, ...]]):
+    """The addresses of an end of a link: one, or a list of any number."""
+
+    several: ClassVar = Items(PortAddress(), "a list of addresses")
+
+    def schema(self) -> dict[str, Any]:
+        return {"anyOf": [PortAddress().schema(), self.several.schema()]}
+
+    def read(self, read: Reader, at: Tree | None) -> tuple[Given, ...] | None:
+        if isinstance(at, tree.Sequence):
+            return self.several.read(read, at)
+        one = PortAddress().read(read, at)
+        return None if one is None else (one,)
+
+    def plain(self, value: tuple[Given, ...]) -> str | list[str]:
+        return str(value[0]) if len(value) == 1 else [*map(str, value)]
+
+
 #: The shape of both ends.
 ENDS = Items(EndText(), "a list of two ends: [r1:eth1, r2:eth1]")
 
@@ -240,9 +258,10 @@ class Link(Block):
         default=None,
     )
     subnet6: IPv6Network | None = key(SUBNET6, "The IPv6 subnet, with the same rule.", default=None)
-    addresses: tuple[Given, ...] = key(
-        Items(PortAddress(), "a list of two addresses"),
-        "The addresses of both ends, each with its prefix, instead of a subnet.",
+    addresses: tuple[tuple[Given, ...], ...] = key(
+        Items(EndAddresses(), "a list of two addresses"),
+        "The addresses of both ends, each with its prefix, instead of a subnet. An end can have a "
+        "list of them.",
         default=(),
     )
     mtu: int | None = key(
@@ -263,8 +282,8 @@ class Link(Block):
         subnets: tuple[IPv4Network | IPv6Network | None, ...] = (self.subnet, self.subnet6)
         for number, (node, name) in enumerate(self.ends):
             given: tuple[Given, ...] = ()
-            if not any(subnets):
-                given = self.addresses[number : number + 1]
+            if not any(subnets) and number < len(self.addresses):
+                given = self.addresses[number]
             for subnet in subnets:
                 if subnet is None:
                     continue

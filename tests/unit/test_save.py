@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from hands import Hands
+from hands import PLAIN, Hands
 
 from testbed.faults.force import Faults
 from testbed.faults.means import Seen
@@ -19,7 +19,7 @@ from testbed.labs import save as saving
 from testbed.nodes import netstate
 from testbed.nodes.fake import Answer
 from testbed.roles.docker import glance
-from testbed.topology import load_text
+from testbed.topology import load_data, load_text
 
 if TYPE_CHECKING:
     from testbed.nodes.base import Node
@@ -268,6 +268,60 @@ def test_another_subnet_of_the_lab(hands: Hands, looks: Looks) -> None:
     assert comments == []
     assert data["nodes"]["b"]["networks"] == {"lan": "10.168.0.33"}
     assert data["nodes"]["b"]["routes"] == ["10.9.0.0/16 via 10.168.0.200 dev eth0"]
+
+
+WIRED = """\
+name: plain
+links:
+  - {ends: ["a:eth1", "b:eth1"], subnet: 10.0.0.0/30, subnet6: "fd00::/64", mtu: 1400}
+  - ["b:eth2", "c:eth1"]
+nodes: {a: {}, b: {run: [ip address add 10.7.0.1/24 dev eth2]}, c: {}}
+"""
+
+
+def test_addresses_of_the_ends_of_links(hands: Hands) -> None:
+    hands.bench.provider.destroy("plain")
+    hands.up(WIRED)
+    looks = Looks()
+    looks.routes, looks.rules = [], []
+    for name in ("a", "b", "c"):
+        looks.install(hands, name)
+    data, comments = saved(hands)
+    before = load_text(WIRED, "x").to_dict()
+    assert (data["links"], comments) == (before["links"], []), "nothing has changed"
+    hands.node("a").wiring.addresses["eth1"] = ("10.0.0.1/30", "10.0.0.9/30", "fd00::1/64")
+    hands.node("b").wiring.addresses["eth1"] = ("10.0.0.2/30", "fd00::2/64")
+    hands.node("c").wiring.addresses["eth1"] = ("10.7.0.2/24",)
+    hands.node("b").wiring.addresses["eth2"] = ("10.7.0.1/24",)
+    data, comments = saved(hands)
+    assert comments == []
+    assert data["links"] == [
+        {
+            "ends": ["a:eth1", "b:eth1"],
+            "addresses": [["10.0.0.1/30", "fd00::1/64", "10.0.0.9/30"],
+                          ["10.0.0.2/30", "fd00::2/64"]],
+            "mtu": 1400,
+        },
+        {"ends": ["b:eth2", "c:eth1"], "addresses": [[], "10.7.0.2/24"]},
+    ], "and what the node's own command does is not said twice"  # fmt: skip
+    again = load_data(data, "saved")
+    assert again.to_dict() == data
+    (port,) = again.nodes["a"].ports
+    assert [*map(str, port.subnetted)] == ["10.0.0.1/30", "10.0.0.9/30", "fd00::1/64"]
+
+
+def test_ipv6_addresses_of_ports(hands: Hands) -> None:
+    hands.bench.provider.destroy("plain")
+    hands.up(PLAIN.replace("0.0/24}", '0.0/24, subnet6: "fd00::/64"}'))
+    data, comments = saved(hands)
+    assert comments == [], "those of the file"
+    assert data["nodes"]["b"]["networks"] == {"lan": "10.168.0.3"}
+    hands.node("b").wiring.addresses["eth0"] = ("10.168.0.3/24", "fd00::3/64", "fd00::33/64")
+    data, comments = saved(hands)
+    assert comments == []
+    assert data["nodes"]["b"]["networks"] == {
+        "lan": {"addresses": ["10.168.0.3", "fd00::3", "fd00::33"]}
+    }
 
 
 def test_what_no_file_can_say_of_links(hands: Hands, looks: Looks) -> None:

@@ -169,7 +169,8 @@ def links(draw: st.DrawFn, nodes: list[str]) -> list[Any]:
             subnets = {"subnet": f"10.80.{index}.0/31", "subnet6": f"fd00:80:{index}::/127"}
             found.append({"ends": ends, **subnets})
         else:
-            addresses = [f"10.81.{index}.{last}/30" for last in (1, 2)]
+            addresses: list[Any] = [f"10.81.{index}.{last}/30" for last in (1, 2)]
+            addresses[1] = draw(st.sampled_from([addresses[1], [], [addresses[1], "fd00::2/64"]]))
             found.append({"ends": ends, "addresses": addresses, "mtu": 1400})
     return found
 

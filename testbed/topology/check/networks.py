@@ -232,7 +232,7 @@ class Networks(Look):
             link = self.t.networks[port.network].link
             known = tree.keys_at(self.root, "links", link)
             if "addresses" in known:
-                return self.value("links", link, "addresses", port.item)
+                return self.value("links", link, "addresses", port.item, number)
             first = number == 0 and "subnet" in known
             return self.value("links", link, "subnet" if first else "subnet6")
         path = self.port(port)
