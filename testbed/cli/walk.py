@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from testbed.cli import common
+from testbed.cli import common, walk_output
 from testbed.errors import UsageError
 from testbed.requirement import need_root
 
 if TYPE_CHECKING:
     from testbed.walk.run import Request
 
-LOST = 1  # exit status
 HTTP = 80
 PORT_MAX = 65535
 
@@ -33,7 +32,16 @@ Every device, chain of netfilter, translation and route that the packet met is a
 changed and why. ● was seen, ? was asked of the kernel there, ~ is inferred. A packet that is
 lost is shown to its last place, with the reason.
 
-Exit status: 0 the packets arrived, 1 one was lost.
+\b
+  testbed walk node1/container-1 outside -o walk.json -o walk.html
+  testbed walk node1/container-1 outside --expect walk.json
+  testbed walk --from walk.json --mermaid
+  testbed walk --compare walk.json later.json
+
+A path is compared without times, MACs, ids and source ports, and by the names of addresses.
+
+Exit status: 0 the packets arrived, 1 one was lost. With --expect or --compare: 0 the same path,
+1 another one.
 """
 
 
@@ -57,13 +65,13 @@ Exit status: 0 the packets arrived, 1 one was lost.
     "--timeout", type=click.FloatRange(0.1, 60), default=1.0, metavar="SECONDS",
     help="Time to wait for an answer. Default: 1.",
 )  # fmt: skip
-@common.json_option
-@click.argument("source", metavar="SOURCE", shell_complete=common.complete_nodes)
-@click.argument("target", metavar="TARGET", shell_complete=common.complete_nodes)
+@walk_output.options
+@click.argument("source", required=False, shell_complete=common.complete_nodes)
+@click.argument("target", required=False, shell_complete=common.complete_nodes)
 def command(
     lab_name: str | None,
-    source: str,
-    target: str,
+    source: str | None,
+    target: str | None,
     icmp: bool,
     tcp: int | None,
     udp: int | None,
@@ -72,25 +80,41 @@ def command(
     reply: bool,
     size: int | None,
     timeout: float,
-    as_json: bool,
+    saved: Path | None,
+    compare: tuple[Path, Path] | None,
+    **output: Any,
 ) -> int:
     """See HELP."""
+    given = _given(source, target, saved, compare)
+    if compare:
+        return walk_output.compare_saved(*compare, output["form"])
+    shown = walk_output.WalkOutput(**output)
+    if saved:
+        return shown.show(walk_output.load_saved(saved))
     from testbed.walk.run import walk
 
     need_root("`testbed walk`")
     request = _request(icmp=icmp, tcp=tcp, udp=udp, http=http, size=size, timeout=timeout)
     with common.live_lab(lab_name) as lab:
-        found = walk(
-            lab, source, target, request, reply=reply, family=6 if six else 4, seconds=timeout
-        )
-    if as_json:
-        common.print_json(found.to_dict())
-    else:
-        from testbed.walk.render import tree
+        found = walk(lab, *given, request, reply=reply, family=6 if six else 4, seconds=timeout)
+    return shown.show(found)
 
-        for line in tree.lines(found, width=shutil.get_terminal_size().columns):
-            click.echo(line)
-    return 0 if found.arrived else LOST
+
+def _given(
+    source: str | None, target: str | None, saved: Path | None, compare: tuple[Path, Path] | None
+) -> tuple[str, str]:
+    """Return source and target; both empty for saved walks.  Raises UsageError."""
+    options = [name for name, value in (("--from", saved), ("--compare", compare)) if value]
+    if len(options) > 1:
+        raise UsageError("--from and --compare exclude each other")
+    if options:
+        if source or target:
+            raise UsageError("nothing is sent for a saved walk", where=options[0],
+                             hint="leave out SOURCE and TARGET")  # fmt: skip
+        return "", ""
+    if source is None or target is None:
+        raise click.UsageError("wanted SOURCE and TARGET")
+    return source, target
 
 
 def _request(

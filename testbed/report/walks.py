@@ -122,7 +122,8 @@ def _direction(leg: Leg, _: Translate) -> str:
 def _stop(hop: Hop, _: Translate) -> Stop:
     notes = words.notes(hop, _)
     told = [note for note in notes if note.kind == "change" and not note.text.startswith("MAC ")]
-    told += [note for note in notes if note.kind in ("rule", "drop")][-1:]
+    rules = [note for note in notes if note.kind in ("rule", "drop")]
+    told += rules[-1 if not rules or rules[-1].sign else -2 :]  # a policy, with the rule before it
     if hop.kind in ("end", "blind", "route"):
         told += [note for note in notes if note.kind == "fact"]
     kinds = {"change": "pic-small walk-change", "drop": "pic-small walk-drop"}
@@ -254,8 +255,8 @@ class _Leg:
     def _draw_stop(self, card: Card, stop: Stop) -> None:
         x, y = card.x + RAIL, stop.y
         lost = stop.hop.kind == "end"
-        seen = any(fact.origin == "seen" for fact in stop.hop.facts) or stop.hop.seconds is not None
-        kind = "walk-lost" if lost else "walk-stop" if seen else "walk-stop walk-unseen"
+        unseen = words.presence(stop.hop) == "inferred" or stop.hop.kind == "blind"
+        kind = "walk-lost" if lost else "walk-stop walk-unseen" if unseen else "walk-stop"
         self._sheet.dot(x, y, 7 if lost else 5, kind)
         title = "pic-title walk-drop" if lost else "pic-title"
         self._sheet.text(x + TEXT, y + 5, stop.name, title)
@@ -277,6 +278,7 @@ class HopView:
     hop: Hop
     name: str
     time: str
+    origin: str  #: how it is known that the packet was there, or empty
     notes: list[NoteView]
 
 
@@ -343,8 +345,9 @@ def _hop_view(hop: Hop, _: Translate) -> HopView:
         NoteView(note, origins[note.sign] if note.kind == "fact" else "")
         for note in words.notes(hop, _)
     ]
-    name = "" if hop.spot.fabric else words.name(hop, _)  # the card has the network's name
-    return HopView(hop, name, words.milliseconds(hop.seconds), notes)
+    # Without an interface a network's hop has the name of its card.
+    name = "" if hop.spot.fabric and not hop.spot.interface else words.name(hop, _)
+    return HopView(hop, name, words.milliseconds(hop.seconds), words.presence(hop) or "", notes)
 
 
 def page(walk: Walk, *, lang: str = "en", difference: Difference | None = None) -> str:

@@ -173,7 +173,7 @@ class Hops(list[str]):
     """The labels of a walk's hops; in pytest a failed assertion shows them as a path."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Walk:
     """A request, and the ways of its packets.
 
@@ -189,6 +189,13 @@ class Walk:
     legs: tuple[Leg, ...]
     names: Mapping[str, str]  #: an address of the lab to the name of its owner
     warnings: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        from testbed.walk.render.words import loss
+
+        where, why = next((loss(leg) for leg in self.legs if not leg.arrived), ("", ""))
+        end = "arrived" if self.arrived else f"LOST at {where}" + (f": {why}" if why else "")
+        return f"<Walk {self.source} → {self.target}, {self.request}: {end}>"
 
     @property
     def hops(self) -> Hops:

@@ -126,7 +126,7 @@ def test_each_command_has_help(name: str, testbed: Testbed) -> None:
 def test_each_command_is_about_something() -> None:
     assert list(ABOUT) == list(COMMANDS)
     modules = {path.stem for path in Path(cli.__file__).parent.glob("*.py")}
-    assert modules == set(COMMANDS.values()) | {"__init__", "common", "output"}
+    assert modules == set(COMMANDS.values()) | {"__init__", "common", "output", "walk_output"}
 
 
 # -- wrong use ----------------------------------------------------------------------

@@ -10,7 +10,7 @@ import pytest
 from walks import across, all_walks, dropped, published, same_bridge
 
 from testbed.walk.compare import compare
-from testbed.walk.model import Hop, Leg, Rule, Spot, Walk
+from testbed.walk.model import Fact, Hop, Leg, Rule, Spot, Walk
 from testbed.walk.render import tree
 
 WIDTHS = (40, 57, 72, 80, 100, 132, 200)
@@ -23,7 +23,7 @@ def shown(walk: Walk, width: int = 100) -> list[str]:
 
 def run_on(lines: list[str]) -> str:
     """The text without line breaks, gutters and spaces."""
-    return re.sub(r"[\s│]+", "", "".join(lines))
+    return re.sub(r"[\s│║]+", "", "".join(lines))
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -79,7 +79,7 @@ def test_the_reasons_stand_beside_the_places_where_there_is_room() -> None:
     assert "#1 -A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER" in line
     lines = shown(published(), 60)
     at = next(number for number, line in enumerate(lines) if "nat PREROUTING" in line)
-    assert lines[at + 1].startswith("│   #1 -A PREROUTING")
+    assert lines[at + 1].startswith("│     #1 -A PREROUTING")
 
 
 def test_the_source_of_a_fact_is_shown_where_there_is_room() -> None:
@@ -88,8 +88,26 @@ def test_the_source_of_a_fact_is_shown_where_there_is_room() -> None:
 
 
 def test_the_legend_has_the_signs_that_are_used() -> None:
-    assert any(line.startswith("? asked") and "●" not in line for line in shown(across()))
-    assert any("● seen" in line and "? asked" in line for line in shown(dropped()))
+    assert any("● seen" in line and "~ inferred" in line for line in shown(across()))
+    hop = Hop("route", Spot("node1"), facts=(Fact("a route", "asked"),))
+    walk = replace(across(), legs=(Leg("there", (hop,), arrived=True),))
+    (legend,) = [line for line in shown(walk) if "the kernel's answer" in line]
+    assert legend == "? asked: the kernel's answer there"
+
+
+def test_the_sign_beside_a_place_tells_whether_the_packet_was_seen_there() -> None:
+    proof, reason = Fact("frame captured", "seen", "tcpdump"), Fact("a route", "seen")
+    hops = (
+        Hop("device", Spot("node1", "", "eth0"), "in", facts=(proof,)),
+        Hop("device", Spot("node1", "", "eth1"), "out", facts=(Fact("only way", "inferred"),)),
+        Hop("conntrack", Spot("node1"), facts=(reason,)),
+    )
+    lines = shown(replace(across(), legs=(Leg("there", hops, arrived=True),)))
+    assert [line.rstrip() for line in lines if line.startswith("│")] == [
+        "│           ● eth0 in",
+        "│           ~ eth1 out   ~ only way",
+        "│             conntrack  ● a route",
+    ]
 
 
 def test_encapsulation_is_told_once_and_without_the_fields_of_the_other_header() -> None:

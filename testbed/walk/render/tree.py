@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 NARROWEST = 40  # columns; a terminal with fewer wraps the lines itself
 LONGEST_NAME = 26  # columns for names of places; the reasons of longer ones begin below
 SIDE_BY_SIDE = 44  # columns that reasons need beside the places
-TIME = 9  # "0.123 ms" and a space
+TIME = 9  # "0.123 ms" with a space before it
 STYLES: dict[str, dict[str, Any]] = {
     "change": {"fg": "yellow"}, "rule": {"fg": "cyan"}, "drop": {"fg": "red", "bold": True},
     "fact": {},
@@ -81,9 +81,9 @@ class _Leg:
 
     def __init__(self, walk: Walk, leg: Leg, width: int) -> None:
         self._walk, self._leg, self._width = walk, leg, width
-        longest = max((len(self._name(hop)) for hop in leg.hops if not hop.spot.fabric), default=0)
+        longest = max((len(self._name(hop)) for hop in leg.hops), default=0)
         self._names = min(longest, LONGEST_NAME) + 2
-        self._column = 2 + TIME + 1 + self._names  # where the reasons begin
+        self._column = len("│ ") + TIME + len(" ● ") + self._names  # where the reasons begin
         self._wide = width - self._column >= SIDE_BY_SIDE
 
     @staticmethod
@@ -100,7 +100,11 @@ class _Leg:
             yield click.style(f"  sent again: {count}, not shown", dim=True)
         for group in words.groups(leg):
             if group.fabric:
-                yield from self._fabric(group)
+                yield click.style(f"═ {group.machine}", bold=True) + click.style(
+                    "  network", dim=True
+                )
+                for hop in group.hops:
+                    yield from self._hop(hop, "║")
                 continue
             yield click.style(group.machine, bold=True)
             for index, (space, hops) in enumerate(group.spaces):
@@ -108,15 +112,9 @@ class _Leg:
                     bend = "├" if index else "┌"
                     yield f"{bend} " + click.style(space or "host", bold=bool(space), dim=not space)
                 for hop in hops:
-                    yield from self._hop(hop)
+                    yield from self._hop(hop, "│")
 
-    def _fabric(self, group: words.Group) -> Iterator[str]:
-        yield click.style(f"═ {group.machine}", bold=True) + click.style("  network", dim=True)
-        for hop in group.hops:
-            for note in words.notes(hop):
-                yield from self._note(note, "  ", self._width)
-
-    def _hop(self, hop: Hop) -> Iterator[str]:
+    def _hop(self, hop: Hop, rail: str) -> Iterator[str]:
         name, notes = self._name(hop), words.notes(hop)
         if hop.kind == "end":
             name = f" {name} "
@@ -126,13 +124,15 @@ class _Leg:
             bold = hop.kind in ("device", "process")
             shown = click.style(name, bold=bold, dim=hop.kind == "blind")
         time = words.milliseconds(hop.seconds)
+        origin = words.presence(hop)
+        sign = click.style(words.SIGNS[origin], dim=True) if origin else " "
         if not self._wide:  # the places first, to lead the eye
-            yield f"│ {shown}" + (f"  {click.style(time, dim=True)}" if time else "")
+            yield f"{rail} {sign} {shown}" + (f"  {click.style(time, dim=True)}" if time else "")
             for note in notes:
-                yield from self._note(note, "│   ", self._width)
+                yield from self._note(note, f"{rail}     ", self._width)
             return
-        head = f"│ {click.style(f'{time:>{TIME}}', dim=True)} {shown}"
-        below = "│".ljust(self._column)
+        head = f"{rail} {click.style(f'{time:>{TIME}}', dim=True)} {sign} {shown}"
+        below = rail.ljust(self._column)
         texts = [line for note in notes for line in self._note(note, below, self._width)]
         if texts and len(name) < self._names:
             head += " " * (self._names - len(name)) + texts.pop(0).removeprefix(below)

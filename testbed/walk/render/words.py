@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from testbed.walk.model import Change, Hop, Leg, Origin, Rule, View, Walk
+    from testbed.walk.model import Change, Fact, Hop, Leg, Origin, Rule, View, Walk
 
 Translate = Callable[[str], str]
 #: A sign for each origin of a fact; a legend explains them.
@@ -104,11 +104,31 @@ def milliseconds(seconds: float | None) -> str:
     return f"{value:.{digits}f} ms"
 
 
+def presence(hop: Hop) -> Origin | None:
+    """Return how it is known that the packet was at a device or a chain; None for other hops."""
+    if hop.kind not in ("device", "chain"):
+        return None
+    return "seen" if hop.seconds is not None or any(map(_is_proof, hop.facts)) else "inferred"
+
+
+def _is_proof(fact: Fact) -> bool:
+    """Tell whether a fact of a device or a chain only says that the packet was there."""
+    return fact.origin == "seen"
+
+
 def notes(hop: Hop, _: Translate = str) -> list[Note]:
-    """Return what is known of a hop: changes, then rules, then facts."""
+    """Return what is known of a hop: changes, then rules, then facts.
+
+    A proof that the packet was there is left out: :func:`presence` has it.
+    """
     found = [Note("change", text) for text in changes(hop, _)]
     found += [_rule(rule, hop.rules[0]) for rule in hop.rules]
-    found += [Note("fact", one.text, SIGNS[one.origin], one.source) for one in hop.facts]
+    placed = presence(hop) is not None
+    found += [
+        Note("fact", one.text, SIGNS[one.origin], one.source)
+        for one in hop.facts
+        if not (placed and _is_proof(one))
+    ]
     return found
 
 
@@ -202,6 +222,7 @@ def duration(leg: Leg) -> str:
 
 
 def origins(walk: Walk) -> list[Origin]:
-    """Return the origins of facts that a walk has, for the legend."""
-    found = {fact.origin for leg in walk.legs for hop in leg.hops for fact in hop.facts}
+    """Return the origins that a walk has, for the legend."""
+    hops = [hop for leg in walk.legs for hop in leg.hops]
+    found = {fact.origin for hop in hops for fact in hop.facts} | {presence(hop) for hop in hops}
     return [origin for origin in SIGNS if origin in found]
