@@ -175,6 +175,10 @@ def lost(hops: Sequence[Hop], answered: Answers, errors: Sequence[Fact] = ()) ->
         return replace(end, facts=(*end.facts, *errors))
     about = {question.about: (question, text) for question, text in answered.items()}
     found = [*_unroutable(hops, about), *errors]
+    if "route" in about:  # it was not seen at all
+        question, text = about["route"]
+        fact = _route_fact(question, text)
+        found = [*([fact] if fact else []), *found]
     last = next((one for one in reversed(hops) if one.kind == "device"), None)
     if not found and last is not None and last.point == "out":
         found += _on_the_link(last, about)
@@ -266,11 +270,15 @@ def _on_the_link(last: Hop, about: About) -> list[Fact]:
     return found
 
 
-def loss_questions(hops: Sequence[Hop], seen: Seen) -> list[Question]:
-    """Return what to ask in the last namespace that a lost packet was seen in."""
+def loss_questions(hops: Sequence[Hop], seen: Seen, address: str) -> list[Question]:
+    """Return what to ask in the last namespace that a lost packet was seen in.
+
+    ``address`` is the target's, for a packet that was not seen at all.
+    """
     last = next((one for one in reversed(hops) if one.kind == "device"), None)
     if last is None or last.view is None:
-        return []
+        version = ("-6",) if ":" in address else ()
+        return [Question(seen.place, "route", ("ip", *version, "-o", "route", "get", address))]
     device = last.spot.interface
     if last.point == "out":
         return [

@@ -124,7 +124,8 @@ def trail(
         parents[id(one)] = parent
         if parent is not None and one.point == "in" and parent.point == "out":
             consumed.add(id(parent))
-    ways = [_way(one, parents) for one in ours]
+    passed = {id(one) for one in parents.values()}
+    ways = [_way(one, parents) for one in ours if id(one) not in passed]
     if not ways:
         return Trail(direction, (), copies=copies)
 
@@ -193,6 +194,10 @@ def _headers(packet: Packet) -> tuple[object, ...]:
     return (packet.src, packet.dst, packet.sport, packet.dport, packet.ttl, packet.ip_id)
 
 
+def _forwarded(packet: Packet) -> tuple[object, ...]:
+    return (packet.src, packet.dst, packet.sport, packet.dport, packet.ip_id)
+
+
 def _same_frame(one: Sighting, other: Sighting) -> bool:
     """Tell whether two sightings are of one frame, at the two ends of a link."""
     if len(one.packets) != len(other.packets):
@@ -256,8 +261,10 @@ def _handed_up(seen: Seen, below: Sighting, above: Sighting) -> bool:
             above.device in {master, *([above.device] if lower == below.device else [])}
             and _headers(below.packet) == _headers(above.packet)
         )  # fmt: skip
+    # A program that unwraps packets (flannel's udp backend) forwards them, so the TTL differs.
     return len(below.packets) == len(above.packets) + 1 and all(
-        _headers(x) == _headers(y) for x, y in zip(below.packets[1:], above.packets, strict=True)
+        _forwarded(x) == _forwarded(y)
+        for x, y in zip(below.packets[1:], above.packets, strict=True)
     )
 
 
@@ -369,7 +376,8 @@ class Visits:
             before is None or not self._meets(into, before)
         ):
             return False
-        return visit.hook not in {"forward", "output", "postrouting", "egress"} or (
+        # A new destination, set in the hook output, may lead to another device.
+        return visit.hook not in {"forward", "postrouting", "egress"} or (
             after is None or self._meets(out, after)
         )
 
@@ -446,7 +454,16 @@ def _between(
     seen = places[anchor.place]
     taken = waiting[anchor.place].take(before, after)
     routed = before is None or _is_routed(seen, before, after)
-    return _chains(seen, taken, before, after, routed=routed)
+    made = _chains(seen, taken, before, after, routed=routed)
+    if before is None or after is None or len(before.packets) == len(after.packets):
+        return made
+    wraps = len(after.packets) > len(before.packets)
+    tunnel = (before if wraps else after).device
+    if (link := seen.links.get(tunnel)) is None or link.kind != "tun":
+        return made
+    text = f"the program at {tunnel} {'wraps' if wraps else 'unwraps'} it"
+    program = Hop("process", seen.spot(), facts=(Fact(text, "inferred"),))
+    return [program, *made] if wraps else [*made, program]
 
 
 def _end(
@@ -459,13 +476,16 @@ def _end(
     seen = places[before.place]
     taken = waiting[before.place].take(before, None)
     bridge = bool(seen.master(before.device)) and not taken
-    return _chains(seen, taken, before, None, routed=not bridge)
+    routed = not bridge and _is_routed(seen, before, None)
+    return _chains(seen, taken, before, None, routed=routed)
 
 
 def _is_routed(seen: Seen, before: Sighting, after: Sighting | None) -> bool:
     """Tell whether the routing table was asked between two sightings of a namespace."""
     if after is None:
-        return before.point == "in"
+        link = seen.links.get(before.device)
+        # What the loopback brings back has its route from the way out.
+        return before.point == "in" and not (link is not None and link.loopback)
     if before.point == "in" and after.point == "in":
         return len(before.packets) > len(after.packets)  # delivered to a tunnel
     if before.point == "out" and after.point == "out":
@@ -554,13 +574,25 @@ def _translated(seen: Seen, found: list[Hop], start: View | None, end: View | No
             made.append(hop)
             continue
         if hop.view is not None:
-            if current and _flow(hop.view) != _flow(current):
-                made.append(_translation(seen, current, hop.view))
+            made += _turned(seen, made, current, hop.view)
             current = hop.view
         made.append(hop)
-    if current and end and _flow(current) != _flow(end) and current.protocol == end.protocol:
-        made.append(_translation(seen, current, end))
+    if end is not None and current is not None and current.protocol == end.protocol:
+        made += _turned(seen, made, current, end)
     return made
+
+
+def _turned(seen: Seen, made: Sequence[Hop], before: View | None, after: View) -> Iterator[Hop]:
+    """Yield the hop of a translation.
+
+    In the hook output, a second look at the routing table follows it.
+    """
+    if before is None or _flow(before) == _flow(after):
+        return
+    yield _translation(seen, before, after)
+    last = next((one.point for one in reversed(made) if one.kind == "chain"), "")
+    if last == "output" and _destination(before) != _destination(after):
+        yield Hop("route", seen.spot())
 
 
 def _destination(one: View) -> tuple[str, int]:

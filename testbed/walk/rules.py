@@ -20,8 +20,8 @@ LIST = r"""
 nft -a -s list ruleset 2>/dev/null; printf '\036'
 iptables-nft-save 2>/dev/null; printf '\036'
 ip6tables-nft-save 2>/dev/null; printf '\036'
-[ ! -s /proc/self/net/ip_tables_names ] || iptables-legacy-save 2>/dev/null; printf '\036'
-[ ! -s /proc/self/net/ip6_tables_names ] || ip6tables-legacy-save 2>/dev/null; printf '\036'
+! grep -qs . /proc/self/net/ip_tables_names || iptables-legacy-save 2>/dev/null; printf '\036'
+! grep -qs . /proc/self/net/ip6_tables_names || ip6tables-legacy-save 2>/dev/null; printf '\036'
 command -v nft >/dev/null && echo nft
 """
 BLOCK = re.compile(r"\t?(table|chain) (?:(\w+) )?(\S+) \{ # handle \d+")

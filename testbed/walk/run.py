@@ -242,6 +242,8 @@ class _Run:
         ends = (self.source.place, self.target.place)
         origin, target = ends if direction == "there" else ends[::-1]
         found = follow.trail(direction, seen, origin, target)
+        if direction == "back" and not found.steps:  # an ICMP error is an answer, too
+            found = follow.trail("error", seen, None, target)
         clock = "" if self.posts[self.source.place].path else self.source.machine  # type: ignore[index]
         hops = follow.hops(found, seen, self.signature, outcome["sent"], clock)
         spots = {hop.spot: self._at(seen, hop.spot) for hop in hops}
@@ -255,10 +257,17 @@ class _Run:
             spot = Spot(self.source.machine, self.source.space)
             hops.insert(0, Hop("process", spot, "", 0.0, facts=(first,)))
         if not arrived:
-            place = seen[last.place] if last is not None else seen[origin] if origin else None
-            extra = explain.loss_questions(hops, place) if place is not None else []
+            place = seen.get(last.place if last is not None else origin or ("", ""))
+            extra = (
+                explain.loss_questions(hops, place, self.target.address)
+                if place is not None
+                else []
+            )
             errors = self._errors(seen, outcome)
-            hops.append(explain.lost(hops, self._ask(extra), errors))
+            end = explain.lost(hops, self._ask(extra), errors)
+            if not hops:
+                end = replace(end, spot=Spot(*(origin or ("", ""))))
+            hops.append(end)
         else:
             hops.append(self._last(direction, hops, outcome))
         return Leg(direction, tuple(hops), arrived, found.copies)
@@ -283,7 +292,9 @@ class _Run:
         spot = hops[-1].spot
         spot = Spot(spot.machine, spot.space)
         if direction == "back":
-            text = f"{outcome['outcome']}: {outcome['text'] or outcome['error'] or 'the answer'}"
+            text = outcome["text"] or {"answered": "has its answer", "silent": "waited no longer",
+                                       "refused": "connection refused"}.get(
+                outcome["outcome"], outcome["error"])  # fmt: skip
             return Hop("process", spot, "", outcome["seconds"], facts=(Fact(text, "seen", "send"),))
         words = {
             "answered": outcome["text"] or "answers",
