@@ -1,4 +1,4 @@
-"""Registries for tests: Debian's docker-registry on loopback, and small images to put there."""
+"""Sources of images for tests: Debian's docker-registry on loopback, Podman, small images."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.x509.oid import NameOID
 
 from testbed.artifacts import Store, archive
-from testbed.artifacts.debian import DebianPackages
+from testbed.artifacts.debian import DebianPackages, DebianTree
 from testbed.process import run
 
 USER, PASSWORD = "tester", "secret of the test"
@@ -40,6 +40,35 @@ SECONDS = 60.0  # for hanging only
 PROGRAM = DebianPackages(
     packages=("docker-registry",), programs={"docker-registry": "usr/bin/docker-registry"}
 )
+
+
+PODMAN = DebianTree(
+    packages=("podman", "libsubid4", "conmon", "crun"),
+    programs={name: f"usr/bin/{name}" for name in ("podman", "conmon", "crun")},
+)
+#: Podman with everything that it keeps in a folder. It has /var/lib and /run for itself: the cache
+#: of layers, and sockets, have fixed places.
+PODMAN_SCRIPT = """\
+#!/bin/sh
+exec unshare --mount sh -ec '
+    mount --make-rprivate /
+    mount -t tmpfs tmpfs /var/lib
+    mount -t tmpfs tmpfs /run
+    exec "$@"
+' sh {bin}/podman --root {folder}/root --runroot /run/containers --tmpdir /run/libpod \\
+    --network-config-dir {folder}/net --storage-driver vfs --events-backend none \\
+    --cgroup-manager cgroupfs --conmon {bin}/conmon --runtime {bin}/crun "$@"
+"""
+
+
+def podman(folder: Path) -> Path:
+    """Write Debian's Podman, with a storage of its own, to a folder for PATH; return its path."""
+    bin_ = Store().keep("podman", PODMAN) / "bin"
+    path = folder / "bin" / "podman"
+    path.parent.mkdir(parents=True)
+    path.write_text(PODMAN_SCRIPT.format(bin=bin_, folder=folder))
+    path.chmod(0o755)
+    return path
 
 
 @dataclass

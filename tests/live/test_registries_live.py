@@ -22,10 +22,10 @@ from registries import Registry
 from testbed.artifacts import Store
 from testbed.cli.common import make_settings
 from testbed.labs.lab import Lab
-from testbed.process import which
+from testbed.process import run, which
 
 pytestmark = pytest.mark.skipif(which("skopeo") is None, reason="no skopeo: testbed doctor --fix")
-ETC = ("/etc/containers", "/etc/docker", "/root/.docker")
+ETC = ("/etc/containers", "/etc/cni", "/etc/docker", "/root/.docker")
 
 
 @pytest.fixture(scope="module")
@@ -230,6 +230,23 @@ def test_a_registry_with_tokens(user: User, tmp_path: Path) -> None:
         assert user.pull(name).status == 0
         assert user.text(name) == "by token"
         assert set(server.given) == {"repository:own/team/web:pull"}, "one repository, to read"
+
+
+def test_images_of_podman(user: User, tmp_path: Path) -> None:
+    podman = registries.podman(tmp_path / "podman")
+    loaded = run([podman, "load", "-q", "-i", registries.image(tmp_path / "i.tar", "of podman")])
+    identity = loaded.stdout.split()[-1]
+    names = ["registry.example/team/web:1", "localhost/own:2"]
+    for name in names:
+        run([podman, "tag", identity, name])
+    path = f"{podman.parent}{os.pathsep}{os.environ['PATH']}"
+    said = user.pull(*names, "--images-from", "podman", "--pull", "never", env={"PATH": path})
+    assert said.status == 0, said.err
+    assert [user.text(name) for name in names] == ["of podman", "of podman"]
+    other = ["registry.example/team/other:1", "--images-from", "podman", "--pull", "never"]
+    missing = user.pull(*other, env={"PATH": path})
+    assert missing.status == 3
+    assert "image not known" in missing.err
 
 
 def test_several_images_are_pulled_side_by_side(
