@@ -12,9 +12,13 @@ from typing import TYPE_CHECKING
 import pytest
 from commands import call
 
+from testbed.artifacts import Store
 from testbed.cli.common import make_settings
+from testbed.errors import MachineError
 from testbed.labs.lab import Lab
 from testbed.labs.run import Watch
+from testbed.registry import ROLES
+from testbed.topology import load
 
 if TYPE_CHECKING:
     from testbed.labs.run import Waiting
@@ -60,3 +64,25 @@ def by_commands(folder: Path, topology: str, lab: str) -> Iterator[Path]:
         yield folder
         down = call(folder, "down", "--all")
         assert down.status == 0, down.err
+
+
+def verify_beside(folder: Path, state: Path) -> None:
+    """Create the lab of a folder, run the tests in the folder, and remove the lab.
+
+    Skips where this machine lacks something.
+    """
+    file, env = folder / "lab.yaml", {"TESTBED_STATE": str(state / "state")}
+    topology = load(file)
+    for name in topology.roles:
+        if why := ROLES[name].lacking(Store(), topology):
+            pytest.skip(why)
+    up = call(state, "up", str(file), "-q", env=env)
+    if up.status == MachineError.exit_code:  # such as a kernel without macvlan
+        pytest.skip(up.err)
+    assert up.status == 0, up.err
+    try:
+        done = call(state, "verify", topology.name, str(folder / "tests"), env=env)
+    finally:
+        down = call(state, "down", "--all", env=env)
+    assert done.status == 0, done.out + done.err
+    assert down.status == 0, down.err

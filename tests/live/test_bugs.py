@@ -7,11 +7,7 @@ from pathlib import Path
 import pytest
 from bugs import BUGS
 from commands import call
-
-from testbed.artifacts import Store
-from testbed.errors import MachineError
-from testbed.registry import ROLES
-from testbed.topology import load
+from labs import verify_beside
 
 #: Quick ones, for `make test`; the others run in `make test-all`.
 SHORT = ("libnetwork-1151", "moby-20179", "moby-45610")
@@ -26,21 +22,7 @@ SHORT = ("libnetwork-1151", "moby-20179", "moby-45610")
 )
 @pytest.mark.seconds(8)
 def test_a_report_and_its_fix_are_seen(bug: Path, tmp_path: Path) -> None:
-    topology = load(bug / "lab.yaml")
-    for name in topology.roles:
-        if why := ROLES[name].lacking(Store(), topology):
-            pytest.skip(why)
-    state = {"TESTBED_STATE": str(tmp_path / "state")}
-    up = call(tmp_path, "up", str(bug / "lab.yaml"), "-q", env=state)
-    if up.status == MachineError.exit_code:  # such as a kernel without macvlan
-        pytest.skip(up.err)
-    assert up.status == 0, up.err
-    try:
-        done = call(tmp_path, "verify", bug.name, str(bug / "tests"), env=state)
-    finally:
-        down = call(tmp_path, "down", "--all", env=state)
-    assert done.status == 0, done.out + done.err
-    assert down.status == 0, down.err
+    verify_beside(bug, tmp_path)
 
 
 @pytest.mark.seconds(4)

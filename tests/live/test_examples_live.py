@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from commands import call
-from labs import by_commands
+from labs import by_commands, verify_beside
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -34,6 +34,21 @@ def test_the_script_in_cells_runs_and_leaves_nothing(tmp_path: Path) -> None:
     )
     assert len(done.stdout.splitlines()) == 4
     assert not [path for path in tmp_path.rglob("*.json") if path.parent.name != "runs"]
+
+
+#: Networks of examples/networks for `make test`; the others run in `make test-all`.
+SHORT = ("linuxrouter", "dockerhosts")
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [
+        pytest.param(one, id=one.name, marks=() if one.name in SHORT else pytest.mark.long)
+        for one in sorted(EXAMPLES.glob("networks/*/"))
+    ],
+)
+def test_a_network_does_what_its_tests_say(folder: Path, tmp_path: Path) -> None:
+    verify_beside(folder, tmp_path)
 
 
 @pytest.mark.parametrize("lesson", ["1-namespaces", "2-nat", "3-overlay"])
