@@ -171,6 +171,8 @@ def _first(port: Any) -> str:
 def dump(value: Mapping[str, Any]) -> str:
     """Return a mapping as YAML, in its own order, which readers of YAML 1.1 and 1.2 read alike.
 
+    It is without variables: a dollar sign in a topology needs :func:`topology.variables.escaped`.
+
     >>> print(dump({"commit": "12345e67"}))
     commit: '12345e67'
     <BLANKLINE>
@@ -184,9 +186,16 @@ def dump(value: Mapping[str, Any]) -> str:
 def _dumper() -> Any:
     import yaml
 
-    class Dumper(yaml.SafeDumper):
-        """A dumper that quotes texts which are numbers in YAML 1.2."""
+    from testbed.topology.source import resolve
 
+    class Dumper(yaml.SafeDumper):
+        """A dumper that quotes texts which are numbers in YAML 1.2, or which topologies refuse."""
+
+    def text(dumper: Dumper, value: str) -> yaml.ScalarNode:
+        style = "'" if resolve(value) != (value, "") else None
+        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style)
+
+    Dumper.add_representer(str, text)
     Dumper.add_implicit_resolver("number", NUMBER, list("+-.0123456789"))
     return Dumper
 

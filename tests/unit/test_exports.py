@@ -275,7 +275,7 @@ def test_compose_publishes_no_port_of_two_ranges() -> None:
 
 @pytest.mark.parametrize("text", [
     "1e3", "12345e67", "-1E+3", ".5e3", "1.e3", "08", "0o17", "0O17", "0X1f", "+0B1", "1_000",
-    "12", "0x1f", "1.5", "yes", "null", "2026-11-30", "22:22",
+    "12", "0x1f", "1.5", "yes", "null", "2026-11-30", "22:22", "0:0", "._", "-_9", "+_", "=",
 ])  # fmt: skip
 def test_a_text_stays_a_text_for_every_reader_of_yaml(text: str) -> None:
     written = dump({"a": text})
