@@ -41,8 +41,9 @@ __all__ = ["MAX_BYTES", "MAX_DEPTH", "from_data", "from_text", "to_text"]
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 20
-#: Characters of all copies for aliases and of all values of variables, each with one more.
+#: Characters of all copies for aliases and of all values of variables.
 MAX_COPIED = MAX_BYTES
+COPY = 10  #: for each of them; in memory it takes even more
 MERGE = "<<"  # yaml.org/type/merge.html
 
 #: Characters that YAML 1.1 does not define as printable (section 5.1).
@@ -302,7 +303,7 @@ class _Composer:
 
     def _copies(self, size: int, at: Tree) -> None:
         """Count a copied value.  Raises TopologyError if there are too many."""
-        self._copied += size + 1
+        self._copied += size + COPY
         if self._copied > MAX_COPIED:
             wanted = f"at most {MAX_COPIED >> 20} MiB of values by aliases and variables"
             self._problems.add(at, wanted, "more", "use fewer of them")
