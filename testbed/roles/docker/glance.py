@@ -96,12 +96,12 @@ def _get(node: Node, path: str) -> bytes:
     return body
 
 
-def request(node: Node, method: str, path: str, timeout: float = TIMEOUT) -> tuple[int, bytes]:
+def request(node: Node, method: str, path: str, timeout: float | None = None) -> tuple[int, bytes]:
     """Send a request without a body to a node's daemon; return the status and the answer.
 
-    ``timeout`` is in seconds. Raises the errors of :func:`containers`.
+    ``timeout`` is in seconds, by default 5. Raises the errors of :func:`containers`.
     """
-    connection = UnixConnection(node.socket(SOCKET), timeout)
+    connection = UnixConnection(node.socket(SOCKET), TIMEOUT if timeout is None else timeout)
     try:
         connection.request(method, path)
         answer = connection.getresponse()
