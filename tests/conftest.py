@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import signal
 from collections import defaultdict
@@ -52,6 +53,16 @@ def pytest_configure(config: pytest.Config) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None]:
+    """Collect without looks of the garbage collector, which would find none of it."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+
+
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if os.geteuid() != 0:
@@ -76,10 +87,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Keep what is loaded by now out of each look of the garbage collector: none of it goes.
 
+    It looks less often, too: with so little left to look at, it would look at everything each time.
     In a process of xdist, refuse groups that have no effect: each process would create all labs.
     """
-    gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
     if session.config.getoption("loadgroup", default=False) and "PYTEST_XDIST_WORKER" in os.environ:
         grouped = [item for item in session.items if item.get_closest_marker("xdist_group")]
         if any("@" not in item.nodeid for item in grouped):
@@ -186,6 +198,15 @@ def _shipped_once() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _no_wait_for_the_disk(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Leave what unit tests write to the page cache: none of them survives a loss of power."""
+    with pytest.MonkeyPatch.context() as patch:
+        if all(item.path.is_relative_to(HERE / "unit") for item in request.session.items):
+            patch.setattr(os, "fsync", lambda _: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _nothing_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Fail the run when the machine is not as it was: namespaces, links, processes, mounts, ..."""
     if os.geteuid() != 0:
@@ -201,6 +222,21 @@ def _nothing_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
             rest.append(f"{one.kind} {one.name}: {one.about}: {one.command}")
     if rest:
         pytest.fail("the tests left the machine changed:\n  " + "\n  ".join(rest), pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def _folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Folders for single tests, by their numbers."""
+    below = tmp_path_factory.mktemp("t")
+    return (below / str(number) for number in itertools.count())
+
+
+@pytest.fixture
+def tmp_path(_folders: Iterator[Path]) -> Path:
+    """A folder for one test alone; pytest's own looks through those of all earlier tests first."""
+    path = next(_folders)
+    path.mkdir(mode=0o700)
+    return path
 
 
 @pytest.fixture

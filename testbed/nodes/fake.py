@@ -472,7 +472,8 @@ class FakeNode(Node):
                 raise _os_error(errno.ENOENT, f"{self.name}:{path}") from None
 
     def _refuse_folder(self, path: str) -> None:
-        if any(PurePosixPath(path) in PurePosixPath(file).parents for file in self.files):
+        below = str(PurePosixPath(path)).rstrip("/") + "/"
+        if any(file.startswith(below) for file in self.files):
             raise _os_error(errno.EISDIR, f"{self.name}:{path}")
 
     def unbound(self, binds: Sequence[Bind]) -> list[Bind]:

@@ -35,8 +35,13 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build("wheel", tmp_path_factory.mktemp("wheel"))
 
 
-def test_a_wheel_of_the_sdist_is_the_same(wheel: Path, tmp_path: Path) -> None:
-    with tarfile.open(build("sdist", tmp_path / "sdist")) as archive:
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build("sdist", tmp_path_factory.mktemp("sdist"))
+
+
+def test_a_wheel_of_the_sdist_is_the_same(wheel: Path, sdist: Path, tmp_path: Path) -> None:
+    with tarfile.open(sdist) as archive:
         archive.extractall(tmp_path / "source", filter="data")
     (source,) = (tmp_path / "source").iterdir()
     again = build("wheel", tmp_path / "again", source)
@@ -44,8 +49,8 @@ def test_a_wheel_of_the_sdist_is_the_same(wheel: Path, tmp_path: Path) -> None:
     assert again.read_bytes() == wheel.read_bytes()
 
 
-def test_the_sdist_has_the_examples_and_the_wheel_has_not(wheel: Path, tmp_path: Path) -> None:
-    with tarfile.open(build("sdist", tmp_path)) as archive:
+def test_the_sdist_has_the_examples_and_the_wheel_has_not(wheel: Path, sdist: Path) -> None:
+    with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     wanted = {
         path.relative_to(ROOT).as_posix()

@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from catalogues import claims, selection, shipped
 from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 from report_runs import EVIL, link, node
 from test_html_report import Page
-from test_topology_properties import QUICK, topologies
+from test_topology_properties import LONG, QUICK, loaded, topologies
 
 from testbed import cli, pytest_checks
 from testbed.claims.model import Evidence, Finding, Measurement
 from testbed.cli import common
+from testbed.exports.base import dump
 from testbed.labs.lab import Lab
 from testbed.labs.live import LiveLab
 from testbed.report import picture, terminal
@@ -34,9 +34,10 @@ from testbed.roles.flannel.section import FlannelSection
 from testbed.suites.model import Check, LabRun, Results, Run
 from testbed.testing.fakes import Bench
 from testbed.topology import Topology, load_text
+from testbed.topology.variables import escaped
 
 #: Without shrinking, which would take minutes: what is generated is small as it is.
-FEW = settings(QUICK, max_examples=6, phases=[Phase.explicit, Phase.generate])
+FEW = settings(QUICK, max_examples=50 if LONG else 5, phases=[Phase.explicit, Phase.generate])
 ONE = next(c.id for c in claims().values() if c.expect == "confirmed")
 #: What a file may hold: a topology's texts have neither NUL nor surrogates.
 WORDS = st.one_of(
@@ -112,7 +113,7 @@ MINIMAL: dict[str, Any] = {"name": "a", "nodes": {"a": {}}}
 @example({**MINIMAL, "description": ""}, Results())
 @example({**MINIMAL, "description": EVIL}, Results([], [Check(EVIL, "failed", 0.1, EVIL)]))
 def test_reports(data: dict[str, Any], found: Results) -> None:
-    topology = load_text(yaml.safe_dump(data), "t.yaml")
+    topology = loaded(data)
     for seen in ({}, drawn(topology)):
         lab = LabRun(topology.name, topology, found, picture=seen)
         run = Run(selection(claims=(ONE,)), [lab])
@@ -155,7 +156,7 @@ def test_commands(data: dict[str, Any]) -> None:
         patch.setattr(common, "make_settings", lambda **_: bench.settings)
         patch.setattr(Docker, "drawn", lambda *_: ())  # it asks the daemon
         path = Path(folder, "t.yaml")
-        path.write_text(yaml.safe_dump(data), encoding="utf-8")
+        path.write_text(dump(escaped(data)), encoding="utf-8")
         topology = load_text(path.read_text(encoding="utf-8"), str(path))
         assert pytest_checks.features(topology) is not None
         assert says("plan", str(path)).startswith(f"{topology.name}: ")

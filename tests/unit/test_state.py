@@ -176,8 +176,8 @@ def test_it_is_replaced_in_one_step(here: State) -> None:
     reader = threading.Thread(target=read)
     reader.start()
     try:
-        for i in range(100):
-            here.write(Record("two-node", {"size": "x" * i * 100}))
+        for i in range(30):
+            here.write(Record("two-node", {"size": "x" * i * 300}))
     finally:
         stop.set()
         reader.join()

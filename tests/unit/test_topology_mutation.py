@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 
 import pytest
@@ -11,6 +12,8 @@ from testbed.errors import TopologyError
 from testbed.topology import Topology, load, load_data, load_text, names, source
 from testbed.topology.tree import Problems
 
+#: Changes to each file: the same ones each time, and more of them in the long form.
+TIMES = 1000 if "TESTBED_LONG" in os.environ else 60
 #: Bytes and words that matter to YAML, or to an address, more often than chance would have them.
 SPICE = [
     b"\t", b"\n", b"\0", b"\xff", b"\xc3", b"\xef\xbb\xbf", b": ", b"- ", b"? ", b"&a ", b"*a ",
@@ -67,8 +70,8 @@ def check(data: bytes) -> bool:
 def test_bytes(name: str) -> None:
     data = names()[name].read_bytes()
     rng = random.Random(name)
-    loaded = sum(check(mutate(data, rng)) for _ in range(250))
-    assert 0 < loaded < 250
+    loaded = sum(check(mutate(data, rng)) for _ in range(TIMES))
+    assert 0 < loaded < TIMES
 
 
 WORDS: list[object] = [
@@ -94,7 +97,7 @@ def replaced(data: object, rng: random.Random) -> object:
 def test_values(name: str) -> None:
     rng = random.Random(name)
     data = load(name).to_dict()
-    for _ in range(250):
+    for _ in range(TIMES):
         changed = replaced(replaced(data, rng), rng)
         with contextlib.suppress(TopologyError):
             load_data(changed, "record")  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from pathlib import Path
@@ -13,15 +14,22 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from testbed.errors import TopologyError
+from testbed.exports.base import dump
 from testbed.labs import plan
 from testbed.labs.lab import Lab
 from testbed.labs.status import status
 from testbed.roles.flannel.section import FlannelSection
 from testbed.testing.fakes import Bench
 from testbed.topology import Topology, load_data, load_text
+from testbed.topology.variables import escaped
 
+LONG = "TESTBED_LONG" in os.environ
+#: A few examples, the same ones each time; the long form looks for others, and at many.
 QUICK = settings(
-    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    max_examples=100 if LONG else 15,
+    derandomize=not LONG,
 )
 NAMES = st.from_regex(r"[a-z][a-z0-9]{1,6}", fullmatch=True)
 
@@ -317,7 +325,7 @@ def topologies(draw: st.DrawFn) -> dict[str, Any]:
 
 
 def loaded(data: dict[str, Any]) -> Topology:
-    return load_text(yaml.safe_dump(data, sort_keys=False), "t.yaml")
+    return load_text(dump(escaped(data)), "t.yaml")
 
 
 @QUICK
@@ -402,7 +410,7 @@ def paths(data: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return found
 
 
-@settings(QUICK, max_examples=100)
+@settings(QUICK, max_examples=500 if LONG else 40)
 @given(topologies(), st.data())
 def test_any_change_gives_a_topology_or_errors_with_a_place(
     data: dict[str, Any], draw: st.DataObject
@@ -419,7 +427,7 @@ def test_any_change_gives_a_topology_or_errors_with_a_place(
     else:
         place[path[-1]] = draw.draw(JUNK)
     try:
-        topology = loaded(data)
+        topology = load_text(yaml.safe_dump(data, sort_keys=False), "t.yaml")
     except TopologyError as error:
         problems = error.problems
     else:
