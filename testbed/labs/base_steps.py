@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 from testbed.errors import LabError
 from testbed.labs import offers, packages, settings_steps
+from testbed.labs.own_mark import OwnMark, is_connected
 from testbed.nodes import wiring
 from testbed.nodes.base import Ahead, NodeSpec
-from testbed.nodes.marks import REWIRED, is_marked, mark, marked
+from testbed.nodes.marks import REWIRED, mark, marked
 from testbed.spelling import counted
 from testbed.steps.context import Batch, Context
 from testbed.steps.step import Step, node_step, order
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     from testbed.topology.model import Topology
 
 FABRIC = "fabric"
+HOSTS = "/etc/hosts"
 AHEAD = "ahead"  # mark: the steps done before the lab existed, with their results
-CONNECTED = "connected"  # mark: connected to its networks; the text is /etc/hosts
 
 
 def steps(topology: Topology) -> Iterator[Step]:
@@ -158,14 +159,16 @@ def _make_node(topology: Topology, node: NodeModel) -> Step:
         context.leave(node.name)
         found = context.nodes.get(node.name)
         names = hosts(topology, node.name)
-        known = None if found is None else marked(found, CONNECTED)
-        if found is not None and known is not None:
-            if known != names:  # the node stays, but its peers have changed
-                _introduce(found, names)
+        own = None if found is None else OwnMark.read(found)
+        if found is not None and own is not None:
+            is_new = own.names != names  # the node stays, but its peers have changed
+            if is_new:
+                found.put(names.encode(), HOSTS)
+                own.introduce(names)
             gone = _restore(context, found)
-            words, changes = settings_steps.apply(context, found, fresh=False)
+            words, changes = settings_steps.apply(context, found, own)
             said = ", ".join([_with(", ".join([addresses, *words]), gone), *changes])
-            return said, known != names or bool(gone) or bool(changes)
+            return said, is_new or bool(gone) or bool(changes)
         if found is not None:
             context.provider.destroy(context.lab, [node.name])
         spec = full_spec(topology, node, context.provider, context.store)
@@ -174,8 +177,7 @@ def _make_node(topology: Topology, node: NodeModel) -> Step:
         made = batch.node(spec) if batch else context.provider.create_one(context.lab, spec)
         if spec.ahead and made.wakes:
             context.done_ahead.update(json.loads(marked(made, AHEAD) or "{}"))
-        join(context, made)
-        words, _ = settings_steps.apply(context, made, fresh=True)
+        words, _ = settings_steps.apply(context, made, join(context, made))
         return ", ".join([addresses, *words]), True
 
     other = topology.provider_of(node.name) != topology.provider
@@ -246,24 +248,22 @@ def _restore(context: Context, node: Node) -> list[Difference]:
     return gone
 
 
-def join(context: Context, node: Node) -> None:
-    """Connect a running machine to the lab's networks and peers.
+def join(context: Context, node: Node) -> OwnMark:
+    """Connect a running machine to the lab's networks and peers, and mark it as connected.
 
     Peers are entered by name in /etc/hosts.
     """
     context.provider.connect(context.lab, context.topology, node)
-    _introduce(node, hosts(context.topology, node.name))
+    names = hosts(context.topology, node.name)
+    node.put(names.encode(), HOSTS)
+    own = OwnMark.of_new(node, names)
     context.nodes[node.name] = node
+    return own
 
 
 def is_joined(node: Node) -> bool:
     """Tell whether a machine is connected to its lab."""
-    return is_marked(node, CONNECTED)
-
-
-def _introduce(node: Node, names: str) -> None:
-    node.put(names.encode(), "/etc/hosts")
-    mark(node, CONNECTED, names)
+    return is_connected(node)
 
 
 def _is_anothers(topology: Topology, me: str, peer: str) -> bool:

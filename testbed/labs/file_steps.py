@@ -1,7 +1,7 @@
 """Files of nodes: read from this machine, compared with the node's, written, removed.
 
-A mark on the node notes the files that ``up`` has written. A file that was there before is kept on
-the node, and put back when the topology no longer has its path.
+The mark of the node (:mod:`testbed.labs.own_mark`) notes the files that ``up`` has written. A file
+that was there before is kept on the node, and put back when the topology no longer has its path.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from testbed.errors import LabError
+from testbed.labs.own_mark import FILES
 from testbed.labs.placed import placed
 from testbed.nodes import originals
-from testbed.nodes.marks import note, noted
 from testbed.roles.part import Part
 from testbed.topology.settings import unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from testbed.labs.own_mark import OwnMark
     from testbed.nodes.base import Node
     from testbed.topology.model import Topology
     from testbed.topology.settings import File
 
-WRITTEN = "files"  # mark: digests of the files that `up` has written, by path
 PROGRAM, PLAIN = 0o755, 0o644
 
 
@@ -76,20 +76,20 @@ def _content(source: Path, file: File) -> Content:
     return Content(source.read_bytes(), own if file.mode is None else file.mode, file.owner)
 
 
-def apply(topology: Topology, node: Node, *, fresh: bool) -> list[str]:
+def apply(topology: Topology, node: Node, own: OwnMark) -> list[str]:
     """Write the files of a node that are missing or differ; remove those of an earlier ``up``.
 
     Return the changes. Raises LabError for a file that cannot be read here or written there.
     """
     goal = contents(topology, node.name)
-    before = {} if fresh else noted(node, WRITTEN)
+    before = own.get(FILES)
     if not goal and not before:
         return []
     told = []
     wrong = differences(node, goal)
     if new := [path for path in goal if path not in before]:
         originals.keep(node, new)
-        note(node, WRITTEN, {**before, **dict.fromkeys(new, "")})  # whatever happens below
+        own.keep(FILES, {**before, **dict.fromkeys(new, "")})  # whatever happens below
     for path, seen in wrong.items():
         with placed(topology, "nodes", node.name, "files", _key(topology, node.name, path)):
             _write(node, path, goal[path])
@@ -99,9 +99,7 @@ def apply(topology: Topology, node: Node, *, fresh: bool) -> list[str]:
     if gone := [path for path in before if path not in goal]:
         originals.put_back(node, gone)
         told += [f"removed file {path}" for path in gone]
-    now = {path: content.digest for path, content in goal.items()}
-    if now != before:
-        note(node, WRITTEN, now)
+    own.keep(FILES, {path: content.digest for path, content in goal.items()})
     return told
 
 

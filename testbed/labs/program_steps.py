@@ -1,6 +1,7 @@
 """Steps for the programs of a node's own: commands at its start, and services.
 
-Marks on the node note which commands have run, and which services the file has had.
+A mark on the node notes which commands have run, and the one of all settings
+(:mod:`testbed.labs.own_mark`) which services the file has had.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from testbed.errors import LabError, ServiceError, TimeoutExpired
-from testbed.labs import file_steps
+from testbed.labs import file_steps, own_mark
+from testbed.labs.own_mark import SERVICES
 from testbed.labs.placed import placed
 from testbed.nodes.base import Service
-from testbed.nodes.marks import mark, marked, note, noted
+from testbed.nodes.marks import mark, marked
 from testbed.nodes.sockets import sockets
 from testbed.roles.base import dead, digest_of, start
 from testbed.roles.part import Part
@@ -25,6 +27,7 @@ from testbed.steps.wait import Wait
 from testbed.topology.programs import NEVER, argv, shown
 
 if TYPE_CHECKING:
+    from testbed.labs.own_mark import OwnMark
     from testbed.nodes.base import Node, Result
     from testbed.steps.context import Context
     from testbed.topology.containers import Ready
@@ -33,8 +36,7 @@ if TYPE_CHECKING:
     from testbed.topology.programs import Command, Line, OwnService
 
 RAN = "run"  # mark: the digests of the commands that have run, as JSON
-OWN = "services"  # mark: the names of the services of the file, each removed or not
-REMOVED = "removed"
+REMOVED = "removed"  # what the node's own mark notes of a service that the file no longer has
 LOOK_SECONDS = 0.5  # between two looks whether the run gives up
 MOMENT = 0.3  # seconds after which a service without `ready` must still run
 CHECK_SECONDS = 10.0  # time limit, in seconds, for one run of a `ready` command
@@ -226,19 +228,17 @@ def _unready(machine: Node, node: NodeModel, service: OwnService, ready: Ready) 
     return "" if result.ok else words + (f": {last}" if last else "")
 
 
-def remove_old(topology: Topology, machine: Node, *, fresh: bool) -> list[str]:
+def remove_old(topology: Topology, machine: Node, own: OwnMark) -> list[str]:
     """Stop the services of a node that the file no longer has; return what was done.
 
     Those that it has are noted, before they are started.
     """
     spec = topology.nodes[machine.name]
-    known = {} if fresh else noted(machine, OWN)
+    known = own.get(SERVICES)
     gone = [name for name, state in known.items() if name not in spec.services and not state]
     for name in gone:
         machine.stop(name)
-    now = dict.fromkeys(known, REMOVED) | dict.fromkeys(spec.services, "")
-    if now != known:
-        note(machine, OWN, now)
+    own.keep(SERVICES, dict.fromkeys(known, REMOVED) | dict.fromkeys(spec.services, ""))
     return [f"removed service {name}" for name in gone]
 
 
@@ -247,7 +247,8 @@ def remove_old(topology: Topology, machine: Node, *, fresh: bool) -> list[str]:
 
 def removed(machine: Node) -> set[str]:
     """Return the services that the file had once, and no longer has."""
-    return {name for name, state in noted(machine, OWN).items() if state == REMOVED}
+    services = own_mark.of(machine).get(SERVICES)
+    return {name for name, state in services.items() if state == REMOVED}
 
 
 def parts(topology: Topology, machine: Node) -> list[Part]:

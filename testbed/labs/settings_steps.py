@@ -1,12 +1,11 @@
 """Kernel settings, routes and rules of a running node: read, compare, set, remove.
 
-A mark on the node notes what ``up`` has set, so that a later one removes what the file no longer
-has. A node without such keys costs no command.
+The mark of the node (:mod:`testbed.labs.own_mark`) notes what ``up`` has set, so that a later one
+removes what the file no longer has. A node without such keys costs no command.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -14,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from testbed.errors import LabError
-from testbed.labs import file_steps, program_steps
+from testbed.labs import file_steps, own_mark, program_steps
+from testbed.labs.own_mark import SETTINGS
 from testbed.labs.placed import placed
 from testbed.nodes import wiring
 from testbed.nodes.base import Bind
-from testbed.nodes.marks import mark, marked
 from testbed.nodes.netstate import FAMILIES, Seen, look
 from testbed.roles.part import Part
 from testbed.spelling import counted
@@ -26,6 +25,7 @@ from testbed.steps.step import Step
 from testbed.topology import iproute
 
 if TYPE_CHECKING:
+    from testbed.labs.own_mark import OwnMark
     from testbed.nodes.base import Node, Result
     from testbed.nodes.wiring import Difference
     from testbed.steps.context import Context
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from testbed.topology.model import Node as NodeModel
     from testbed.topology.model import Topology
 
-SET = "settings"  # mark: what `up` has set, as JSON of _Set
 FORWARDING6 = "net.ipv6.conf.all.forwarding"
 
 
@@ -179,42 +178,42 @@ def parts(context: Context, node: Node) -> dict[str, list[Part]]:
     return found
 
 
-def apply(context: Context, node: Node, *, fresh: bool) -> tuple[list[str], list[str]]:
+def apply(context: Context, node: Node, own: OwnMark) -> tuple[list[str], list[str]]:
     """Set what is missing on a node, and remove what the file no longer has.
 
-    Return a few words about its settings, and the changes of a node that is not ``fresh``. Routes
+    Return a few words about its settings, and the changes of a node that is not fresh. Routes
     over links that do not exist yet are left to :func:`late_steps`. Raises LabError for a setting
     that the kernel refuses.
     """
-    files = file_steps.apply(context.topology, node, fresh=fresh)  # they may name tables
-    words, told = _apply(context, node, fresh=fresh)
+    files = file_steps.apply(context.topology, node, own)  # they may name tables
+    words, told = _apply(context, node, own)
     spec = context.topology.nodes[node.name]
     if spec.binds:
         words.append(counted(len(spec.binds), "bind"))
-        told += [] if fresh else [f"restored bind {one.target}" for one in _bind(context, node)]
-    told += program_steps.remove_old(context.topology, node, fresh=fresh)
+        told += [] if own.fresh else [f"restored bind {one.target}" for one in _bind(context, node)]
+    told += program_steps.remove_old(context.topology, node, own)
     count = len(context.topology.nodes[node.name].files)
     words += [counted(count, "file")] if count else []
-    return words, [] if fresh else [*files, *told]
+    return words, [] if own.fresh else [*files, *told]
 
 
-def _apply(context: Context, node: Node, *, fresh: bool) -> tuple[list[str], list[str]]:
+def _apply(context: Context, node: Node, own: OwnMark) -> tuple[list[str], list[str]]:
     goal = wanted(context.topology, node.name)
     noted = {**_forwarding(context.topology, node.name), **goal.sysctls}
-    before = _Set() if fresh else _before(node)
+    before = _Set(**own.get(SETTINGS))
     if not goal and not noted and not before:
         return [], []
     seen = look(node, {**noted, **before.sysctls})
     early = [one for one in goal.routes if not is_late(context.topology, node.name, one)]
     now = _now(before, seen, noted, goal, early)
     if now != before:  # a failure half-way must not hide what has been set, and what was before
-        mark(node, SET, json.dumps(asdict(_both(before, now))))
+        own.keep(SETTINGS, asdict(_both(before, now)))
     told = _remove(context.topology, node, noted, before)
     told += _set_sysctls(context.topology, node, goal.sysctls, seen, before)
     told += _set_rules(context.topology, node, goal.rules, seen, before)
     told += _set_routes(context.topology, node, early, seen, before)
     if now != before:
-        mark(node, SET, json.dumps(asdict(now)))
+        own.keep(SETTINGS, asdict(now) if now else {})
     return _words(context.topology, node.name, goal), told
 
 
@@ -224,11 +223,12 @@ def late_steps(topology: Topology, node: NodeModel, needs: tuple[str, ...]) -> I
 
     def act(context: Context) -> tuple[str, bool]:
         machine = context.node(node.name)
-        before = _before(machine)
+        own = own_mark.of(machine)
+        before = _Set(**own.get(SETTINGS))
         told = _set_routes(topology, machine, late, look(machine), before)
         routes = dict.fromkeys([*before.routes, *(one.text for one in late)])
         if [*routes] != before.routes:
-            mark(machine, SET, json.dumps(asdict(replace(before, routes=[*routes]))))
+            own.keep(SETTINGS, asdict(replace(before, routes=[*routes])))
         return ", ".join(told) or ", ".join(one.text for one in late), bool(told)
 
     if late:
@@ -262,11 +262,6 @@ def _both(before: _Set, now: _Set) -> _Set:
 
 def _bind(context: Context, node: Node) -> list[Bind]:
     return node.bind(binds(context.topology, context.topology.nodes[node.name]))
-
-
-def _before(node: Node) -> _Set:
-    text = marked(node, SET)
-    return _Set(**json.loads(text)) if text else _Set()
 
 
 def _forwarding(topology: Topology, node: str) -> dict[str, str]:

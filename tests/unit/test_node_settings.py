@@ -511,6 +511,61 @@ def test_a_node_that_refuses_a_file(bench: Bench, folder: Path) -> None:
     assert "invalid user" in str(caught.value)
 
 
+MARKS = "/run/testbed/done"
+OWN = """\
+name: t
+networks: {lan: {subnet: 10.1.0.0/24}}
+nodes:
+  plain: {networks: {lan: 10.1.0.3}}
+  r:
+    networks: {lan: 10.1.0.2}
+    sysctls: {net.ipv4.ip_default_ttl: 70}
+    files: {/etc/a: {content: a}}
+    routes: [10.2.0.0/16 via 10.1.0.3]
+    services: {one: {command: [sleep, inf]}}
+"""
+
+
+def test_a_second_up_reads_one_mark_of_a_node(bench: Bench) -> None:
+    wanted, lab = load_text(OWN, "t.yaml"), Lab("t", bench.settings)
+    lab.up(wanted)
+    bench.forget()
+    lab.up(wanted)
+    for name in ("plain", "r"):
+        read = [path for (path,) in bench.provider.asked("get", name) if path.startswith(MARKS)]
+        assert read == [f"{MARKS}/connected"]
+        assert bench.provider.asked("put", name) == []
+
+
+def test_marks_of_an_earlier_version_are_read_and_replaced(bench: Bench) -> None:
+    wanted, lab = load_text(OWN, "t.yaml"), Lab("t", bench.settings)
+    lab.up(wanted)
+    files = node(lab).files
+    names, _, text = files[f"{MARKS}/connected"].decode().partition("\0")
+    files[f"{MARKS}/connected"] = names.encode()
+    for kind, values in json.loads(text).items():
+        files[f"{MARKS}/{kind}"] = json.dumps(values).encode()
+    assert {f"{MARKS}/{kind}" for kind in ("settings", "files", "services")} <= {*files}
+    plain = bench.provider.nodes("t")["plain"]
+    assert isinstance(plain, FakeNode)
+    plain.files[f"{MARKS}/connected"] = plain.files[f"{MARKS}/connected"].partition(b"\0")[0]
+    assert lab.up(wanted).changed == [], "of a node without settings, too"
+    without = load_text(OWN.partition("    sysctls")[0], "t.yaml")
+    (step,) = [one for one in lab.up(without, replace=True).changed if one.step.name == "node r"]
+    said = step.words
+    for part in (
+        "sysctl net.ipv4.ip_default_ttl",
+        "file /etc/a",
+        "route 10.2.0.0/16",
+        "service one",
+    ):
+        assert f"removed {part}" in said
+    assert "/etc/a" not in files
+    bench.forget()
+    lab.up(without)
+    assert bench.provider.asked("get", "r") == [(f"{MARKS}/connected",)], "the new one"
+
+
 BAD = """\
 name: bad
 networks: {lan: {subnet: 10.1.0.0/24}}
