@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from testbed import errors
-    from testbed.api import Lab, lab, labs_running, load
+    from testbed.api import Lab, follow, lab, labs_running, load
     from testbed.labs.live import LiveContainer, LiveLab
     from testbed.nodes.base import Node, Result
     from testbed.topology import Topology
+    from testbed.walk.model import Walk
 
 __version__ = "0.1.0"
 __all__ = [
@@ -23,7 +24,9 @@ __all__ = [
     "Node",
     "Result",
     "Topology",
+    "Walk",
     "errors",
+    "follow",
     "lab",
     "labs_running",
     "load",

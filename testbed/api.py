@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from testbed import errors
 from testbed.labs import lab as labs
@@ -20,9 +20,57 @@ from testbed.requirement import need_root
 from testbed.settings import settings
 from testbed.topology import Overrides, Topology, vary
 from testbed.topology import load as load_topology
+from testbed.walk.model import Walk  # noqa: TC001  (testbed exports it)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+
+class Follow(Protocol):
+    """The function :func:`follow` for one lab."""
+
+    def __call__(
+        self,
+        source: str,
+        target: str,
+        *,
+        tcp: int | None = None,
+        udp: int | None = None,
+        http: str | None = None,
+        reply: bool = False,
+        ipv6: bool = False,
+        size: int | None = None,
+        timeout: float = 1.0,
+    ) -> Walk: ...
+
+
+def follow(
+    lab: LiveLab,
+    source: str,
+    target: str,
+    *,
+    tcp: int | None = None,
+    udp: int | None = None,
+    http: str | None = None,
+    reply: bool = False,
+    ipv6: bool = False,
+    size: int | None = None,
+    timeout: float = 1.0,
+) -> Walk:
+    """Send one request on a running lab and follow its packets, as ``testbed walk`` does.
+
+    ``source`` is NODE, NODE/CONTAINER, a Pod or a named namespace; ``target`` is one of these, a
+    Service, an address, or a name that the source resolves.  At most one of ``tcp`` and ``udp``
+    (ports) and ``http`` (a URL, or a path on port 80) is given; without one it is an ICMP echo,
+    and to a Service a TCP connection.  With ``reply`` the walk also has the way back.  ``size`` is
+    the data of an echo or a datagram in octets, ``timeout`` the time to wait for an answer in
+    seconds.  Raises UsageError, LabError, MachineError.
+    """
+    from testbed.walk.request import request_of
+    from testbed.walk.run import walk
+
+    request = request_of(tcp=tcp, udp=udp, http=http, size=size, seconds=timeout)
+    return walk(lab, source, target, request, reply=reply, family=6 if ipv6 else 4, seconds=timeout)
 
 
 class Lab(labs.Lab):
@@ -61,6 +109,14 @@ class Lab(labs.Lab):
     def diff(self, topology: Topology) -> list[Effect]:
         """Return what an :meth:`up` of a topology changes on the running lab.  Raises NoSuchLab."""
         return of_lab(self, topology)
+
+    def walk(self, source: str, target: str, **request: Any) -> Walk:
+        """Follow the packets of a request.
+
+        The arguments are those of :func:`follow`.  Raises NoSuchLab, and the errors of it.
+        """
+        with self.live() as live:
+            return follow(live, source, target, **request)
 
     def save(self) -> Saved:
         """Return the running lab, with what was changed by hand, as a topology.

@@ -24,6 +24,7 @@ with pytest's status 5.
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Iterator
@@ -32,6 +33,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 if TYPE_CHECKING:
+    from testbed.api import Follow
     from testbed.claims.catalogue import Catalogue
     from testbed.claims.model import Finding
     from testbed.claims.observation import Observation
@@ -52,7 +54,7 @@ SCHEME = "testbed://"  #: of testinfra's hostspecs; `testbed.hostspec` has the r
 CLAIM, NEEDS, ALONE = MARKS = ("testbed_claim", "testbed_needs", "testbed_alone")
 CHECKS = "testbed-checks"  #: plugin name of the part that is loaded later
 TESTINFRA_HOST = "_testinfra_host"  #: the fixture that testinfra's own ``host`` uses
-OF_A_LAB = frozenset({"lab", "nodes", "fault"})  #: fixtures below that need a lab
+OF_A_LAB = frozenset({"lab", "nodes", "fault", "walk"})  #: fixtures below that need a lab
 OURS = OF_A_LAB | {"observe"}
 
 
@@ -264,6 +266,35 @@ def fault(lab: LiveLab) -> Iterator[Inflict]:
         yield inflict
     finally:
         inflict.heal()
+
+
+@pytest.fixture(scope="session")
+def walk(lab: LiveLab) -> Follow:
+    """Follow the packets of a request; return a :class:`testbed.walk.model.Walk`.
+
+    ::
+
+        def test_no_nat_between_containers(walk):
+            found = walk("node1/container-1", "node2/container-2")
+            assert found.arrived
+            assert "nat POSTROUTING" not in found.hops
+
+    The arguments are those of :meth:`testbed.Lab.walk`.
+    """
+    from testbed.api import follow
+
+    return functools.partial(follow, lab)
+
+
+def pytest_assertrepr_compare(
+    config: pytest.Config, op: str, left: object, right: object
+) -> list[str] | None:
+    """Show the difference of two walks as a difference of their paths."""
+    if "testbed.walk.model" not in sys.modules:
+        return None
+    from testbed.walk.assertion import explain
+
+    return explain(op, left, right, whole=config.get_verbosity() > 1)
 
 
 @pytest.fixture

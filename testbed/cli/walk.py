@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,9 +11,8 @@ from testbed.errors import UsageError
 from testbed.requirement import need_root
 
 if TYPE_CHECKING:
-    from testbed.walk.run import Request
+    from pathlib import Path
 
-HTTP = 80
 PORT_MAX = 65535
 
 HELP = """Send one request and show the way of its packets, hop by hop.
@@ -91,10 +89,11 @@ def command(
     shown = walk_output.WalkOutput(**output)
     if saved:
         return shown.show(walk_output.load_saved(saved))
+    from testbed.walk.request import request_of
     from testbed.walk.run import walk
 
     need_root("`testbed walk`")
-    request = _request(icmp=icmp, tcp=tcp, udp=udp, http=http, size=size, timeout=timeout)
+    request = request_of(icmp=icmp, tcp=tcp, udp=udp, http=http, size=size, seconds=timeout)
     with common.live_lab(lab_name) as lab:
         found = walk(lab, *given, request, reply=reply, family=6 if six else 4, seconds=timeout)
     return shown.show(found)
@@ -115,49 +114,3 @@ def _given(
     if source is None or target is None:
         raise click.UsageError("wanted SOURCE and TARGET")
     return source, target
-
-
-def _request(
-    *,
-    icmp: bool,
-    tcp: int | None,
-    udp: int | None,
-    http: str | None,
-    size: int | None,
-    timeout: float,
-) -> Request | None:
-    """Return the request of the options; None without any.  Raises UsageError."""
-    from testbed.walk.run import Request
-
-    given = [name for name, value in (("--icmp", icmp), ("--tcp", tcp), ("--udp", udp),
-                                      ("--http", http)) if value]  # fmt: skip
-    if len(given) > 1:
-        raise UsageError(f"{' and '.join(given)} exclude each other")
-    if size is not None and (tcp or http):
-        raise UsageError("--size is for --icmp and --udp")
-    octets = 56 if size is None else size
-    if http:
-        return _http(http, timeout)
-    if tcp:
-        return Request("tcp", tcp, seconds=timeout)
-    if udp:
-        return Request("udp", udp, size=octets, seconds=timeout)
-    return Request(size=octets, seconds=timeout) if icmp or size is not None else None
-
-
-def _http(url: str, timeout: float) -> Request:
-    from urllib.parse import urlsplit
-
-    from testbed.walk.run import Request
-
-    try:
-        parts = urlsplit(url if "://" in url else f"http://{url}" if url[:1] != "/" else url)
-        port = parts.port or HTTP
-    except ValueError as error:
-        raise UsageError(f"wanted a URL: {error}", where=f"--http {url}") from error
-    if parts.scheme not in {"", "http"}:
-        raise UsageError("only http is supported", where=f"--http {url}", hint="use --tcp 443")
-    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    if not path.isprintable() or " " in path or not path.isascii():
-        raise UsageError("wanted a URL without blanks", where=f"--http {url}")
-    return Request("tcp", port, http=path, host=parts.hostname or "", seconds=timeout)

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from testbed import __version__
 from testbed.report.drawing import Sheet, alone
 from testbed.report.html import digest, environment, stylesheet
-from testbed.report.picture import BOLD, HUGE, LARGE, NARROW, PAD, width
+from testbed.report.picture import BOLD, HUGE, LARGE, MARGIN, NARROW, PAD, width
 from testbed.report.words import words as words_of
 from testbed.walk.render import words
 
@@ -375,4 +375,4 @@ def page(walk: Walk, *, lang: str = "en", difference: Difference | None = None) 
 def svg(walk: Walk) -> str:
     """Return a walk as an SVG file, which loads nothing."""
     title = f"{walk.source} → {walk.target}, {walk.request}"
-    return alone(draw(walk, id="walk", title=title))
+    return alone(draw(walk, id="walk", title=title), margin=MARGIN)

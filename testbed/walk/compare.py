@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ INVENTED = (
 #: Fields of a packet that differ from one run to the next.
 PASSING = {"src_mac", "dst_mac", "sport", "ip_id", "length", "frame"}
 NUMBER = re.compile(r"\b\d+(?:\.\d+)? ?(?:ns|us|µs|ms|s)\b")
+
+RUN = 2  # lines of a run in a short difference
+DETAIL = " " * 4  # before a detail of a place, within a leg
 
 Sign = Literal[" ", "-", "+"]
 
@@ -73,6 +77,24 @@ class Difference:
 
     def __str__(self) -> str:
         return "\n".join(f"{sign} {text}".rstrip() for sign, text in self.lines)
+
+    def short(self) -> list[str]:
+        """Return the lines that differ, each run below its place, long runs cut."""
+        found: list[str] = []
+        place = ""
+        for sign, run in groupby(self.lines, lambda line: line[0]):
+            texts = [text for _, text in run]
+            lines = [f"{sign} {text}".rstrip() for text in texts]
+            if sign == " ":
+                places = [text for text in texts if not text.startswith(DETAIL)]
+                place = f"  {places[-1]}" if places else ""
+                continue
+            found += [place] if place else []
+            found += lines[:RUN]
+            if more := len(lines[RUN:]):
+                found.append(f"{sign}   ... {more} more {'line' if more == 1 else 'lines'}")
+            place = ""
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         lines = [{"sign": sign.strip(), "text": text} for sign, text in self.lines]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,6 +21,7 @@ from testbed.walk.follow import Seen
 from testbed.walk.frames import Signature, cited_by, sightings
 from testbed.walk.model import Fact, Hop, Leg, Spot, Walk
 from testbed.walk.observer import INTERPRETER, Post, Watch, posts, program, run
+from testbed.walk.request import Request
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -30,28 +31,6 @@ if TYPE_CHECKING:
 
 NUMBERS = (0x10000000, 0x70000000)  # a token must be a positive number of 32 bits
 PORTS = (61000, 65500)  # above the kernel's own choice (net.ipv4.ip_local_port_range)
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What to send.
-
-    ``port`` is that of TCP and UDP. ``http`` is the path of an HTTP request, "" for none, and
-    ``host`` its Host header. ``size`` is the data of an echo or a datagram in octets, and
-    ``seconds`` the time to wait for an answer.
-    """
-
-    protocol: Literal["icmp", "tcp", "udp"] = "icmp"
-    port: int = 0
-    http: str = ""
-    host: str = ""
-    size: int = 56
-    seconds: float = 1.0
-
-    def __str__(self) -> str:
-        if self.http:
-            return f"http {self.http} (tcp {self.port})"
-        return "icmp echo" if self.protocol == "icmp" else f"{self.protocol} {self.port}"
 
 
 def walk(
