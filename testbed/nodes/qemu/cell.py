@@ -52,9 +52,14 @@ def taps(interfaces: int) -> list[str]:
     return batch
 
 
+def joint(index: int) -> str:
+    """Return the name of a link of the cell to the fabric, whatever the machine calls its own."""
+    return f"eth{index}"
+
+
 def joints(interfaces: int) -> list[str]:
-    """Return ``ip -batch`` lines that join each ``ethN`` of the cell to the tap of that number."""
-    return [f"link set dev eth{index} master br{index} up" for index in range(interfaces)]
+    """Return ``ip -batch`` lines that join each link to the fabric to the tap of that number."""
+    return [f"link set dev {joint(index)} master br{index} up" for index in range(interfaces)]
 
 
 def open_ssh(cell: NetnsNode, timeout: float) -> socket.socket:

@@ -176,7 +176,7 @@ class QemuProvider(OneByOne, CellProvider):
         cell = self.cells.found(lab).get(node.name)
         if cell is None:
             raise has_ended(node.name, lab)
-        self.cells.plug_in(lab, topology, cell)
+        self.cells.plug_in(lab, topology, cell, inside=cells.joint)
         joints = "\n".join(cells.joints(len(topology.nodes[node.name].ports))).encode()
         cell.run(["ip", "-batch", "-"], input=joints)
         wiring.set_up(topology, node, identities(topology, node.name))
@@ -189,7 +189,7 @@ class QemuProvider(OneByOne, CellProvider):
         cell = self.cells.found(lab).get(node.name)
         if cell is None:
             raise has_ended(node.name, lab)
-        if self.cells.plug_in_again(lab, topology, cell, differences):
+        if self.cells.plug_in_again(lab, topology, cell, differences, inside=cells.joint):
             joints = cells.joints(len(topology.nodes[node.name].ports))
             cell.run(["ip", "-batch", "-"], input="\n".join(joints).encode())
         wiring.restore(topology, node, differences)
