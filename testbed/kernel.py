@@ -87,6 +87,12 @@ FEATURES = (
         ("delay and loss on links",),
     ),
     Feature(
+        "bridge vlan",
+        "ip link add t5 type bridge vlan_filtering 1 && bridge vlan add dev t5 vid 10 self",
+        "CONFIG_BRIDGE_VLAN_FILTERING (and CONFIG_VLAN_8021Q)",
+        ("VLANs of ports",),
+    ),
+    Feature(
         "nft nat",
         "nft add table ip t && nft add chain ip t c { type nat hook postrouting priority 100 \\; } "
         "&& nft add rule ip t c masquerade",

@@ -182,7 +182,10 @@ def _make_node(topology: Topology, node: NodeModel) -> Step:
 
     other = topology.provider_of(node.name) != topology.provider
     machine = f"{node.provider} machine" if other else "machine"
-    about = "; ".join([f"{machine} with {addresses}", *settings_steps.about(topology, node)])
+    tagged = [f"{port.name} in {port.vlans}" for port in node.ports if port.vlans]
+    about = "; ".join(
+        [f"{machine} with {addresses}", *tagged, *settings_steps.about(topology, node)]
+    )
     return Step(node_step(node.name), about, (FABRIC,), act=act)
 
 

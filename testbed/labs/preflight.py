@@ -47,6 +47,8 @@ def kernel_features(topology: Topology) -> set[str]:
     wanted |= {"tbf"} if "rate" in kinds else set()
     wanted |= {"netem"} if kinds & {"delay", "loss"} else set()
     wanted |= {"tun", "nft nat"} if topology.uplinks else set()
+    ports = (port for node in topology.nodes.values() for port in node.ports)
+    wanted |= {"bridge vlan"} if any(port.vlan or port.trunk for port in ports) else set()
     for role in _roles_where(topology, lambda maker: maker.shares_kernel):
         wanted |= set(ROLES[role].kernel_for(topology))
     return wanted

@@ -209,7 +209,7 @@ def _links(
         state = seen.links[name].state if name in seen.links else "missing"
         there = (*_addresses(seen, name), *_addresses6(seen, port))
         place = f"to {':'.join(port.peer)}" if port.peer else f"on {port.network}"
-        words = [f"{', '.join(there) or 'no address'} {place}"]
+        words = [f"{', '.join(there) or 'no address'} {place}", *filter(None, [port.vlans])]
         words += [f"wanted {one}" for one in map(str, port.subnetted) if one not in there]
         words += [
             f"{difference.what} is {difference.seen}"

@@ -609,6 +609,8 @@ class Provider(ABC):
     networks_max: ClassVar[int | None] = None
     #: True if networks with nodes of this provider can have a rate, a delay and a loss.
     shapes: ClassVar[bool] = False
+    #: True if ports of its nodes can be in VLANs.
+    vlans: ClassVar[bool] = False
     #: True if networks with nodes of this provider can have an uplink.
     uplinks: ClassVar[bool] = False
     #: Largest MTU of a network with nodes of this provider, in bytes; None for no limit.

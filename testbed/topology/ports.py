@@ -30,6 +30,7 @@ from testbed.topology.shapes import (
     NETWORK_NAME,
     SUBNET6,
     Amount,
+    Integer,
     Items,
     Shape,
     Subnet,
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
     from testbed.topology.read import Reader
     from testbed.topology.tree import Tree
 
+#: 0 and 4095 have other meanings (IEEE 802.1Q).
+VLAN = Integer("a VLAN", 1, 4094)
 NO_ADDRESS = "{NETWORK: {}} for a port without an address"
 PAIR = range(2)  # the numbers of both ends of a link
 #: An address in a file: with a prefix length of its own, or with that of its network.
@@ -87,6 +90,17 @@ class Form(Block):
     mtu: int | None = key(
         MTU_BYTES, "Largest packet in bytes. Default: that of the network.", default=None
     )
+    vlan: int | None = key(
+        VLAN,
+        "VLAN of what the node sends and receives here without a tag. Default: 1 on a network "
+        "with VLANs; none for a port with a trunk.",
+        default=None,
+    )
+    trunk: tuple[int, ...] = key(
+        Items(VLAN, "a list of VLANs", unique=True),
+        "VLANs whose frames have a tag here (IEEE 802.1Q).",
+        default=(),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +126,8 @@ class Port:
     index: int = 0  #: among all ports of the node
     item: int = field(default=-1, compare=False)
     peer: tuple[str, str] | None = None  #: node and name of the other end of a link
+    vlan: int | None = None  #: of frames without a tag; None where the file gives none
+    trunk: tuple[int, ...] = ()  #: VLANs of frames with a tag
     shaping: tuple[Fault, ...] = ()  #: rate, delay and loss of what it sends, by its network
 
     @property
@@ -128,6 +144,13 @@ class Port:
     def subnetted(self) -> tuple[IPv4Interface | IPv6Interface, ...]:
         """Its addresses of both families, with their prefix lengths."""
         return (*self.interfaces, *self.interfaces6)
+
+    @property
+    def vlans(self) -> str:
+        """Its VLANs in words; empty if the file gives none."""
+        words = [f"VLAN {self.vlan}"] if self.vlan else []
+        words += [f"VLAN {vlan} (tagged)" for vlan in self.trunk]
+        return ", ".join(words)
 
     @property
     def follows(self) -> bool:
@@ -360,7 +383,8 @@ class Ports(Composed):
                 if form is not None:
                     name = form.name or numbered(port.name for port in ports)
                     given = form.addresses or ((form.address,) if form.address else ())
-                    ports.append(Port(network, name, given, form.mac, own_mtu=form.mtu, item=item))
+                    port = Port(network, name, given, form.mac, own_mtu=form.mtu, item=item)
+                    ports.append(replace(port, vlan=form.vlan, trunk=form.trunk))
         return tuple(ports)
 
     @staticmethod
@@ -402,6 +426,8 @@ class Ports(Composed):
                 "" if port.name == numbered(names) else port.name,
                 port.mac,
                 port.own_mtu,
+                port.vlan,
+                port.trunk,
             )
             names.append(port.name)
             body = form.to_dict()

@@ -49,6 +49,7 @@ class ContainerlabProvider(CellProvider):
     name = "containerlab"
     kind: ClassVar[find.Kind] = "fabric"
     shares_kernel = True
+    vlans = False  # containerlab connects their links
     kernel = ("overlay",)
     #: Those of a cell. Nodes have their own.
     programs: ClassVar[Mapping[str, str]] = {"iptables": "iptables", "sysctl": "procps"}

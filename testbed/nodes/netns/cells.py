@@ -24,6 +24,7 @@ class CellProvider(Provider):
 
     fabric_of = "netns"
     uplinks = True
+    vlans = True
     kind: ClassVar[find.Kind]  #: of the cells
 
     @classmethod

@@ -25,7 +25,7 @@ from testbed.nodes import wiring
 from testbed.nodes.base import Node, NodeSpec, OneByOne, Setup
 from testbed.nodes.keeper import COMMANDS
 from testbed.nodes.links import link_name, port_name
-from testbed.nodes.netns import cgroups, find
+from testbed.nodes.netns import cgroups, find, vlans
 from testbed.nodes.netns.node import (
     HELPERS,
     PROGRAMS,
@@ -75,6 +75,7 @@ class NetnsProvider(OneByOne):
     shares_programs = True
     shapes = True
     uplinks = True
+    vlans = True
     packages = True
     binds = True
     takes = Takes(tasks=2)  # pid 1, and a command
@@ -238,10 +239,14 @@ class NetnsProvider(OneByOne):
             fabric = self._launch("fabric", lab, NodeSpec(FABRIC, "-"))
         lines = []
         there = _links(fabric)
+        filtered = vlans.networks(topology)
         for network in self._bridged(topology):
             bridge = bridge_of(network)
+            filters = f" {vlans.FILTERS}" if network in filtered else ""
             if bridge not in there:
-                lines.append(f"link add name {bridge} type bridge mcast_snooping 0")
+                lines.append(f"link add name {bridge} type bridge mcast_snooping 0{filters}")
+            elif filters:
+                lines.append(f"link set dev {bridge} type bridge{filters}")
             if bridge not in there or there[bridge]["state"] == "down":
                 lines.append(f"link set dev {bridge} up")
         if lines:
@@ -284,18 +289,25 @@ class NetnsProvider(OneByOne):
             seen = there.get(bridge_of(network), {"state": "missing"})["state"]
             if seen in ("missing", "down"):
                 found.setdefault("", []).insert(0, Difference("network", network, seen))
+        filtered = vlans.networks(topology) if fabric else set()
+        tagged = vlans.read(fabric.run(vlans.LOOK).json() or []) if fabric and filtered else {}
         for node in topology.nodes.values():
             for index, port in enumerate(node.ports):
                 if self._far(topology, port):  # it is on no bridge
                     continue
-                outside = there.get(port_name(node.name, index))
+                name = port_name(node.name, index)
+                outside = there.get(name)
                 if outside is None:
                     seen = "missing"
                 elif outside["master"] != bridge_of(port.network):
                     seen = "detached"
                 else:
                     seen = outside["state"]
-                if seen in ("missing", "detached", "down"):
+                has = tagged.get(name, {})
+                target = vlans.wanted(port) if port.network in filtered else has
+                if seen not in ("missing", "detached") and has != target:
+                    seen = f"VLANs {vlans.words(has)}, not {vlans.words(target)}"
+                if seen in ("missing", "detached", "down") or seen.startswith("VLANs"):
                     what = f"port of {port.name} on {port.network}"
                     found.setdefault(node.name, []).append(Difference("port", what, seen, index))
         return found
@@ -354,6 +366,28 @@ class NetnsProvider(OneByOne):
             ]
         if outside:
             self._plug(fabric, ports, outside)
+            self._set_vlans(fabric, topology, machine)
+
+    def _set_vlans(self, fabric: NetnsNode, topology: Topology, machine: str) -> None:
+        """Give the ports of a machine on the fabric their VLANs."""
+        wanted = self._filtered(topology, machine)
+        if not wanted:
+            return
+        seen = vlans.read(fabric.run(vlans.LOOK).json() or [])
+        lines = [
+            line
+            for name, port in wanted.items()
+            for line in vlans.lines(name, port, seen.get(name, {}))
+        ]
+        if lines:
+            fabric.run(["bridge", "-batch", "-"], input="\n".join(lines).encode())
+
+    @staticmethod
+    def _filtered(topology: Topology, machine: str) -> dict[str, Port]:
+        """Return a machine's ports on networks with VLANs, by their names on the fabric."""
+        filtered = vlans.networks(topology)
+        ports = topology.nodes[machine].ports
+        return {port_name(machine, one.index): one for one in ports if one.network in filtered}
 
     def plug_in_again(
         self,
@@ -395,6 +429,8 @@ class NetnsProvider(OneByOne):
             self._batch(fabric.init.pid, FABRIC, lines)
         if gone:
             self.plug_in(lab, topology, node, machine=machine, inside=inside, only=gone)
+        elif outside:
+            self._set_vlans(fabric, topology, machine)
         return gone
 
     def _far(self, topology: Topology, port: Port) -> Port | None:

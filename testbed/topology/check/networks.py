@@ -49,6 +49,8 @@ class Networks(Look):
             self.providers_have_the_mtu,
             self.providers_shape,
             self.providers_have_uplinks,
+            self.vlans_are_apart,
+            self.providers_have_vlans,
         )
 
     def networks_are_apart(self) -> None:
@@ -391,3 +393,29 @@ class Networks(Look):
                 seen = f"one, and {port.node} is a node by {self.t.provider_of(port.node)}"
                 at = self.key("networks", port.network, "uplink")
                 self.add(at, wanted, seen, "remove the uplink, or choose another provider")
+
+    def vlans_are_apart(self) -> None:
+        """Refuse a VLAN of a port twice, or with a tag and without one."""
+        for port in self.ports():
+            twice = next((one for one in port.trunk if port.trunk.count(one) > 1), None)
+            if twice is not None:
+                at = self.value(*self.port(port), "trunk")
+                self.add(at, "each VLAN of a trunk once", f"{twice} again", "remove one")
+            if port.vlan and port.vlan in port.trunk:
+                at = self.value(*self.port(port), "trunk")
+                wanted = f"VLAN {port.vlan} once: with a tag (trunk), or without one (vlan)"
+                self.add(at, wanted, "both", "remove one of them")
+
+    def providers_have_vlans(self) -> None:
+        for port in self.ports():
+            if not port.vlan and not port.trunk:
+                continue
+            maker = self.t.provider_of(port.node)
+            try:
+                able = registry.PROVIDERS[maker].vlans
+            except MachineError:  # told when the lab is to be created
+                continue
+            if not able:
+                at = self.key(*self.port(port), "vlan" if port.vlan else "trunk")
+                wanted = f"no VLANs on a port of {port.node}, a node by {maker}"
+                self.add(at, wanted, "some", "choose another provider")
