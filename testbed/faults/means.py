@@ -266,7 +266,7 @@ def _begins(line: str, entry: str) -> bool:
 def joined(first: Look, second: Look) -> Look:
     """Return the commands for the entries of both, which are broken and healed together."""
     return Look(
-        ("sh", "-c", f"{shlex.join(first.argv)}; {shlex.join(second.argv)}"),
+        ("sh", "-c", 'sh -c "$1"; sh -c "$2"', "sh", *map(shlex.join, (first.argv, second.argv))),
         first.entries + second.entries,
         first.gone + second.gone,
         first.back + second.back,

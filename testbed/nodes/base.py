@@ -590,7 +590,7 @@ class Provider(ABC):
     #: True if nodes can have files and folders of this machine (:attr:`NodeSpec.binds`).
     binds: ClassVar[bool] = False
     #: Parts of a node that :meth:`snapshot` saves, in words; empty if there are no snapshots.
-    snapshot_parts: ClassVar[tuple[str, ...]] = ()
+    snapshot_parts: tuple[str, ...] = ()
     #: Kernel features required on this machine, by their names in :mod:`testbed.kernel` or in
     #: ``trials``.
     kernel: ClassVar[tuple[str, ...]] = ()

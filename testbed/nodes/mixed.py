@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from testbed.nodes.base import Node, NodeSpec, Provider
 
 if TYPE_CHECKING:
+    from testbed.nodes.base import Snapshot
     from testbed.nodes.place import Place
     from testbed.nodes.wiring import Difference
     from testbed.requirement import Requirement
@@ -26,6 +27,10 @@ class MixedProvider(Provider):
     def __init__(self, members: Sequence[Provider], maker: Callable[[str], Provider]) -> None:
         self._members = members
         self._maker = maker
+        kept = [member.snapshot_parts for member in members]
+        self.snapshot_parts = tuple(
+            part for part in kept[0] if all(part in parts for parts in kept)
+        )
 
     def probe(self) -> list[Requirement]:
         return list(dict.fromkeys(item for member in self._members for item in member.probe()))
@@ -106,6 +111,28 @@ class MixedProvider(Provider):
 
     def resume(self, lab: str, node: str) -> None:
         self._maker(node).resume(lab, node)
+
+    def snapshot(self, lab: str, nodes: Collection[str], name: str) -> None:
+        for member, mine in self._makers(nodes):
+            member.snapshot(lab, mine, name)
+
+    def revert(self, lab: str, nodes: Collection[str], name: str) -> None:
+        for member, mine in self._makers(nodes):
+            member.revert(lab, mine, name)
+
+    def drop_snapshot(self, lab: str, nodes: Collection[str], name: str) -> None:
+        for member, mine in self._makers(nodes):
+            member.drop_snapshot(lab, mine, name)
+
+    def snapshots(self, lab: str) -> dict[str, list[Snapshot]]:
+        return {
+            node: kept for member in self._members for node, kept in member.snapshots(lab).items()
+        }
+
+    def _makers(self, nodes: Collection[str]) -> Iterator[tuple[Provider, list[str]]]:
+        for member in self._members:
+            if mine := [name for name in nodes if self._maker(name) is member]:
+                yield member, mine
 
     def paused(self, lab: str) -> list[str]:
         return sorted({name for member in self._members for name in member.paused(lab)})

@@ -120,9 +120,9 @@ def _add_iptables(
     """
     program = "iptables" if (main or further[0]).version == IPV4 else "ip6tables"
     script = (
-        f"{program} -w -N DOCKER-USER 2> /dev/null; "
-        f'{program} -w -C DOCKER-USER "$@" 2> /dev/null || {program} -w -I DOCKER-USER "$@"'
+        'program=$1; shift; "$program" -w -N DOCKER-USER 2> /dev/null; '
+        '"$program" -w -C DOCKER-USER "$@" 2> /dev/null || "$program" -w -I DOCKER-USER "$@"'
     )
     rules = [("!", "-i", bridge, "-d", str(main), "-j", "ACCEPT")] if main and closed else []
     for rule in [*rules, *(("-d", str(network), "-j", "ACCEPT") for network in further)]:
-        machine.run(["sh", "-c", script, "sh", *rule])
+        machine.run(["sh", "-c", script, "sh", program, *rule])

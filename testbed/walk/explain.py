@@ -41,13 +41,14 @@ class Question:
 Answers = Mapping[Question, str]
 
 
-def script(asked: Sequence[Question]) -> str:
-    """Return the shell script that answers questions of one namespace."""
-    return "\n".join(f"{one.text} 2>&1; printf '\\036'" for one in asked)
+def command(asked: Sequence[Question]) -> list[str]:
+    """Return the command that answers questions of one namespace."""
+    script = "set -f; for one do $one 2>&1; printf '\\036'; done"
+    return ["sh", "-c", script, "sh", *(one.text for one in asked)]
 
 
 def answers(asked: Sequence[Question], printed: str) -> dict[Question, str]:
-    """Return the output of :func:`script` by question."""
+    """Return the output of :func:`command` by question."""
     parts = printed.split(SEPARATOR)
     return {one: part.strip() for one, part in zip(asked, parts, strict=False)}
 

@@ -304,7 +304,7 @@ class _Run:
 
         def ask(place: tuple[str, str]) -> dict[explain.Question, str]:
             some = by_place[place]
-            printed = run(self.lab, self.posts[place], ["sh", "-c", explain.script(some)])
+            printed = run(self.lab, self.posts[place], explain.command(some))
             return explain.answers(some, printed)
 
         for answers in self._each(ask, list(by_place)):

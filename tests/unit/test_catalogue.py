@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import get_args
 
 from catalogues import claims, shipped
+from cookbook import recipes
 
 from testbed import pytest_checks
 from testbed.catalogues.shipped import FOLDER
@@ -113,9 +114,12 @@ def features_of_shipped_labs() -> list[set[str]]:
     return [pytest_checks.features(topology) for topology in labs]
 
 
-def test_a_feature_that_a_lab_has_is_a_word_of_the_catalogue() -> None:
+def test_a_feature_that_a_lab_has_is_a_word_of_the_catalogue(tmp_path: Path) -> None:
+    """What only a recipe of the cookbook has is for claims of others."""
     had = set().union(*features_of_shipped_labs())
-    assert had == set(feature_words()), "none is missing, none is had by no shipped lab"
+    for recipe in recipes():
+        had |= pytest_checks.features(load(recipe.write(tmp_path)))
+    assert had == set(feature_words()), "none is missing, none is had by no lab"
 
 
 def test_what_a_claim_needs_is_had_by_a_shipped_lab() -> None:

@@ -25,15 +25,18 @@ ROOT = Path(testbed.__file__).parent
 #: Who may ask what time it is, and what for.
 STAMPS = {
     ("cli/logs.py", "command"): "against the stamps of lines",
-    ("cli/ls.py", "_age"): "how old a lab is, for the eye",
+    ("cli/common.py", "age"): "how old a lab is, for the eye",
     ("labs/attach.py", "attach"): "when a lab was attached",
     ("labs/lab.py", "_record"): "when a lab was made",
     ("labs/logs.py", "fresh"): "the year of lines without one",
     ("leaks.py", "_temporary"): "against the stamps of files",
     ("nodes/netns/cgroups.py", "age"): "against the stamps of folders",
     ("nodes/qemu/machine.py", "wake"): "for the guest, which has slept",
+    ("nodes/qemu/states.py", "refresh"): "for the guest, which has gone back",
     ("registry.py", "_entry_points"): "against the stamps of folders",
     ("suites/model.py", "Run"): "when a run was begun",
+    ("walk/run.py", "walk"): "when a walk was begun",
+    ("walk/send.py", "send"): "against the stamps of frames",
     ("testing/machine.py", "test_the_clock_is_right"): "of a node, against this machine's",
 }
 #: The same of programs in C: the clocks, by the file, that they may ask beside the monotonic one.
