@@ -33,7 +33,14 @@ LO = Reserved("lo", "the loopback interface")
 #: If no link has the name, ip(8) interprets it as an index (iproute2, ll_name_to_index()).
 NUMBERED = Reserved("if[0-9]+", "the link with that index for ip(8)")
 
-LINKS = (SETTINGS, LO, NUMBERED)
+#: Links that drivers create in each new network namespace (ip-sysctl.rst, fb_tunnels_only_for_
+#: init_net).
+TUNNELS = Reserved(
+    "(tunl|gre|gretap|erspan|sit|ip6tnl|ip6gre|ip_vti|ip6_vti)0",
+    "a tunnel that the kernel may create in every network namespace",
+)
+
+LINKS = (SETTINGS, LO, NUMBERED, TUNNELS)
 #: A node's name is also that of its first port on the fabric, its cgroups and its host.
 NODES = (
     Reserved("fabric|br-.*", "the name of a part of the fabric between the nodes"),

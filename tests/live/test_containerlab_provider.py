@@ -30,6 +30,16 @@ if TYPE_CHECKING:
     from testbed.topology import Topology
 
 
+CLASHING = """\
+name: clashing
+provider: containerlab
+networks: {lan: {subnet: 10.168.0.0/24}}
+nodes:
+  docker0: {networks: {lan: 10.168.0.2}}
+  testbed-mgmt: {networks: {lan: 10.168.0.3}}
+"""
+
+
 def make(state: Path) -> ContainerlabProvider:
     return ContainerlabProvider.of(Setup(state, Store()))
 
@@ -110,7 +120,18 @@ def test_all_that_it_writes_is_in_the_cell_and_a_second_deploy_leaves_the_first_
     assert other.run(["ping", "-c1", "-W5", "10.168.0.3"]).ok
     assert not Path(FOLDER).exists()
     names = {path.name for path in Path("/sys/class/net").iterdir()}
-    assert not names & {"testbed-mgmt", "br-lan"}
+    assert not names & {clabfile.MANAGEMENT_BRIDGE, "br-lan"}
+
+
+def test_nodes_with_names_of_the_cells_links(provider: ContainerlabProvider) -> None:
+    topology = load_text(CLASHING, "clashing.yaml")
+    provider.create_fabric(LAB, topology)
+    names = [*topology.nodes]
+    made = provider.create(LAB, [spec(name) for name in names])
+    for node in made.values():
+        provider.connect(LAB, topology, node)
+    assert made[names[0]].run(["ping", "-c1", "-W5", "10.168.0.3"]).ok
+    assert provider.differences(LAB, topology) == {}
 
 
 @pytest.mark.parametrize("fabric", ["containerlab", "netns"])

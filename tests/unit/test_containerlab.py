@@ -28,6 +28,7 @@ from testbed.errors import (
     NodeNotRunning,
     ServiceError,
     TimeoutExpired,
+    TopologyError,
 )
 from testbed.nodes import engine
 from testbed.nodes.base import NodeSpec, Service, Setup, has_ended
@@ -35,6 +36,7 @@ from testbed.nodes.containerlab import FOLDER, READY, cell, clabfile, needs
 from testbed.nodes.containerlab.cell import CONTAINERS, RECORD, Cell
 from testbed.nodes.containerlab.provider import ContainerlabProvider
 from testbed.nodes.containerlab.userfile import DIGESTS
+from testbed.nodes.links import LONGEST
 from testbed.nodes.unix_http import UnixConnection
 from testbed.process import run
 from testbed.registry import fabric_kind
@@ -301,6 +303,14 @@ def test_the_management_network_is_none_of_the_labs() -> None:
     assert clabfile.management([everything]).prefixlen == 24
 
 
+def test_no_node_has_the_name_of_the_management_bridge() -> None:
+    document = clabfile.document("three", of(load_text(THREE, "three.yaml")), OPTIONS)
+    bridge = document["mgmt"]["bridge"]
+    assert len(bridge) <= LONGEST
+    with pytest.raises(TopologyError):
+        load_text(f"name: a\nnodes: {{{bridge}: {{}}}}\n", "a.yaml")
+
+
 def test_without_a_topology_there_are_no_links_and_of_one_node_only_its_own() -> None:
     topology = load_text(THREE, "three.yaml")
     assert clabfile.document("three", of(topology), OPTIONS)["topology"]["links"] == []
@@ -323,7 +333,7 @@ def test_a_node_with_the_name_of_a_special_end_of_links_gets_another(name: str) 
 def own(folder: Path, says: str, status: int = 0) -> Store:
     """A store with a containerlab of the user."""
     program = folder / "containerlab"
-    program.write_text(f"#!/bin/sh\necho '{says}'\nexit {status}\n")
+    program.write_text(f"#!/bin/sh\n# reads /run/testbed/modules\necho '{says}'\nexit {status}\n")
     program.chmod(0o755)
     return Store(folder / "cache", overrides={"containerlab": str(program)})
 
@@ -347,6 +357,25 @@ def test_the_version_of_a_users_containerlab(
     with pytest.raises(MachineError) as caught:
         needs.require_version(store, "containerlab")
     assert str(tmp_path) in caught.value.message
+
+
+@pytest.mark.parametrize("has_list", [True, False])
+def test_a_users_containerlab_needs_the_kernels_list_of_modules(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_list: bool
+) -> None:
+    monkeypatch.setattr(needs, "MODULES", tmp_path / "modules")
+    if has_list:
+        (tmp_path / "modules").touch()
+    store = own(tmp_path, "0.79.0")
+    program = tmp_path / "containerlab"
+    program.write_text(program.read_text().replace("/run/testbed", "/proc"))
+    found = needs.version(store, "containerlab")
+    assert found.ok is has_list
+    if not has_list:
+        assert str(tmp_path / "modules") in found.detail
+        with pytest.raises(MachineError) as caught:
+            needs.require_version(store, "containerlab")
+        assert caught.value.hint == found.fix
 
 
 def test_a_containerlab_that_cannot_run_is_a_requirement(tmp_path: Path) -> None:
@@ -758,7 +787,7 @@ def test_nodes_can_be_looked_at_while_an_image_is_loaded(
     fabric.container("a", os.getpid())
     seen: list[set[str]] = []
 
-    def start(*_: object) -> None:
+    def start(*_: object, **__: object) -> None:
         look = threading.Thread(target=lambda: seen.append({*provider.nodes("lab")}), daemon=True)
         look.start()
         look.join(60)

@@ -137,9 +137,10 @@ class Cell:
             return True
         return False
 
-    def start(self, archives: Iterable[Path] = ()) -> None:
+    def start(self, archives: Iterable[Path] = (), *, bridge: bool = True) -> None:
         """Start the engine, and restart it if it has died or hangs.
 
+        Without ``bridge``, a new engine has no docker0: a node's port can have that name.
         ``archives`` are images (docker-archives) that are likely to be loaded next: if the cache
         has the engine's files of them, the engine starts with these.
         """
@@ -152,7 +153,7 @@ class Cell:
         else:
             node.put(engine.CONTAINERD_CONFIG.encode(), engine.CONTAINERD_FILE)
             with ThreadPoolExecutor(1) as pool:  # each takes half a tenth of a second
-                prepared = pool.submit(self._prepare, archives)
+                prepared = pool.submit(self._prepare, archives, bridge)
                 node.start(containerd, timeout=START_SECONDS)
                 prepared.result()
         node.start(dockerd, timeout=START_SECONDS)
@@ -163,7 +164,7 @@ class Cell:
                 node.start(service, timeout=START_SECONDS)
         node.put(b"", READY)
 
-    def _prepare(self, archives: Iterable[Path]) -> None:
+    def _prepare(self, archives: Iterable[Path], bridge: bool) -> None:  # noqa: FBT001  (a task)
         """Set the cell up for the first start of its dockerd."""
         node, version = self.node, engine.version_of(self._store, self.node, RELEASE)
         config = {
@@ -172,6 +173,7 @@ class Cell:
             # It takes half of the engine's start, and a cell has no uplink to translate for.
             "iptables": False,
             "ip6tables": False,
+            **({} if bridge else {"bridge": "none"}),
         }
         node.run(["sh", "-ec", PREPARE])
         node.put(json.dumps(config, indent=1).encode(), engine.CONFIG)

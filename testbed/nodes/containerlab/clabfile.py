@@ -26,6 +26,8 @@ MTU = 1500  # containerlab's default is 9500
 #: Networks for containerlab's management network, which it always creates (RFC 3927).
 MANAGEMENT = IPv4Network("169.254.0.0/16")
 MANAGEMENT_PREFIX = 24
+#: A link beside the ports of nodes, which have the names of the nodes: none begins with "_".
+MANAGEMENT_BRIDGE = "_testbed-mgmt"
 FIRST = 79  # of the networks of that size
 
 
@@ -93,7 +95,7 @@ def document(
         "name": lab,
         "mgmt": {
             "network": "testbed-mgmt",
-            "bridge": "testbed-mgmt",
+            "bridge": MANAGEMENT_BRIDGE,
             "ipv4-subnet": str(management(one.subnet for one in networks if one.subnet)),
             "ipv6-subnet": "",
             "external-access": False,

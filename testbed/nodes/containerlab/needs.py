@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from testbed.artifacts import bootstrap
@@ -17,6 +19,10 @@ if TYPE_CHECKING:
 
 #: The first release with all keys of the files that we write (``hostname``).
 OLDEST = (0, 79, 0)
+#: The kernel's list of modules, without which containerlab ends (utils/kernel_module.go).
+MODULES = Path("/proc/modules")
+#: The list that the one of testbed reads instead, in a cell (artifacts/inventory.py).
+OWN_LIST = b"/run/testbed/modules"
 
 
 def probe(store: Store, provider: str) -> list[Requirement]:
@@ -53,10 +59,19 @@ def version(store: Store, provider: str) -> Requirement:
         seen = error.stderr.strip() or f"exit status {error.status}"
     except TimeoutExpired as error:
         seen = error.message
+    if number >= OLDEST and not MODULES.exists() and not _has(path, OWN_LIST):
+        return Requirement(
+            name,
+            ok=False,
+            detail=f"{seen} ({path}) needs {MODULES}, which this kernel does not have",
+            fix=f"leave it out: {PROGRAM} as testbed builds it does without; or use a kernel with "
+            "modules",
+            needed_by=(provider,),
+        )
     return Requirement(
         name,
         ok=number >= OLDEST,
-        detail=f"{seen} ({path})",
+        detail=f"{seen} ({path})" + ("" if number >= OLDEST else f", not {oldest} or later"),
         fix=f"update it to {oldest} or later, or leave it out: testbed builds its own",
         needed_by=(provider,),
     )
@@ -69,9 +84,13 @@ def require_version(store: Store, provider: str) -> None:
     """
     path = store.binary(PROGRAM)
     if store.is_users(PROGRAM) and not (found := version(store, provider)).ok:
-        raise MachineError(
-            f"{path} is not containerlab {_text(OLDEST)} or later: {found.detail}", hint=found.fix
-        )
+        raise MachineError(f"{path} cannot be used: {found.detail}", hint=found.fix)
+
+
+def _has(path: Path, text: bytes) -> bool:
+    """Tell whether a program contains a text."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return content.find(text) >= 0
 
 
 def _text(numbers: tuple[int, ...]) -> str:

@@ -221,7 +221,7 @@ class ContainerlabProvider(CellProvider):
         topology = self._topologies.get(lab)
         if topology is not None and topology.foreign is not None:
             return self._create_users(lab, topology, topology.foreign, names)
-        cell = self._start(lab, [_image()])
+        cell = self._start(lab, [_image()], bridge=False)
         self._clear(cell, specs)
         path = self._write(cell, lab, specs)
         try:
@@ -250,8 +250,11 @@ class ContainerlabProvider(CellProvider):
             raise self._died(cell, gone[0])
         return {name: there[name] for name in names}
 
-    def _start(self, lab: str, images: Iterable[str]) -> Cell:
-        """Return the cell of a lab with a running engine that has some images."""
+    def _start(self, lab: str, images: Iterable[str], *, bridge: bool = True) -> Cell:
+        """Return the cell of a lab with a running engine that has some images.
+
+        Without ``bridge``, a new engine has no docker0.
+        """
         from testbed.artifacts.reference import full_name, local_name
         from testbed.nodes.containerlab.cell import Cell
 
@@ -263,7 +266,7 @@ class ContainerlabProvider(CellProvider):
         cell = Cell(fabric, self._store)
         archives = {name: self._store.image(name) for name in images}
         with self._making:  # not _lock: others look at nodes meanwhile
-            cell.start(archives.values())
+            cell.start(archives.values(), bridge=bridge)
             there, replaced = {full_name(name) for name in cell.images()}, cell.replaced(archives)
             lacking = [
                 name
