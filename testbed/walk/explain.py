@@ -23,6 +23,7 @@ CROSS_DEVICE = "Invalid cross-device link"
 NO_HOST = "No route to host"
 UNREACHABLE = "Network is unreachable"
 INVALID = "Invalid argument"
+REFUSING = {"blackhole", "unreachable", "prohibit", "throw"}  # types of routes
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +117,10 @@ def explained(
     hops: Sequence[Hop], asked: Sequence[Sequence[Question]], answered: Answers
 ) -> list[Hop]:
     """Return the hops with the facts that the answers give."""
-    found = []
+    found: list[Hop] = []
     for index, (hop, some) in enumerate(zip(hops, asked, strict=True)):
-        facts = [fact for one in some if (fact := _fact(hop, one, answered.get(one, "")))]
+        before = next((one for one in reversed(found) if one.kind == "route"), None)
+        facts = [fact for one in some if (fact := _fact(hop, one, answered.get(one, ""), before))]
         if hop.kind == "route" and not facts:
             facts = [_unasked(hops, index)]
         found.append(replace(hop, facts=(*hop.facts, *facts)))
@@ -131,13 +133,15 @@ def _unasked(hops: Sequence[Hop], index: int) -> Fact:
     return Fact(f"the packet {there}", "inferred")
 
 
-def _fact(hop: Hop, question: Question, text: str) -> Fact | None:
+def _fact(hop: Hop, question: Question, text: str, route: Hop | None) -> Fact | None:
     if question.about == "route":
         return _route_fact(question, text)
     view = hop.view
     if view is None or not text:
         return None
-    for line in text.splitlines():
+    wanted = next_hop(route, view)
+    # Several addresses may be at one MAC: that of the next hop first.
+    for line in sorted(text.splitlines(), key=lambda one: not one.startswith(f"{wanted} ")):
         if view.dst_mac not in line:
             continue
         words = line.split()
@@ -183,7 +187,9 @@ def lost(hops: Sequence[Hop], answered: Answers, errors: Sequence[Fact] = ()) ->
     last = next((one for one in reversed(hops) if one.kind == "device"), None)
     if not found and last is not None and last.point == "out":
         found += _on_the_link(last, about)
-    elif not found:
+    elif not found and last is not None:
+        last_kind = hops[-1].kind
+        found += _refused_at_ingress(last, about) if last_kind in {"device", "route"} else []
         found += _no_neighbour(hops, about)
     if not found:
         found = [Fact("nothing more was seen of the packet", "inferred")]
@@ -213,30 +219,50 @@ def _unroutable(hops: Sequence[Hop], about: About) -> list[Fact]:
     fact = next((one for one in last.facts if one.origin == "asked"), None)
     if fact is None:
         return []
-    device = last.spot.interface
-    question, settings = about.get("settings", (None, ""))
-    set_to = dict(line.replace(" ", "").split("=", 1) for line in settings.splitlines()
-                  if "=" in line)  # fmt: skip
-
-    def setting(name: str) -> str:
-        return next((value for key, value in set_to.items() if key.endswith(name)), "")
-
-    source = question.text if question else ""
-    if CROSS_DEVICE in fact.text:
-        values = ", ".join(f"{key} = {value}" for key, value in set_to.items() if "rp_f" in key)
-        words = f"rp_filter: the way back to the source does not leave by {device}"
-        return [Fact(words, "asked", fact.source), Fact(values, "asked", source)]
-    if NO_HOST in fact.text and setting(f"{device}.forwarding") == "0":
-        words = f"{device} does not forward: {next(iter(set_to))} = 0"
-        return [Fact(words, "asked", source)]
+    question, text = about.get("match", (None, ""))
+    for line in text.splitlines():
+        if question is not None and line.split()[:1] and line.split()[0] in REFUSING:
+            words = f"the route refuses it: {' '.join(line.split())}"
+            return [Fact(words, "asked", question.text)]
+    if CROSS_DEVICE in fact.text or INVALID in fact.text:
+        return _refused_source(last.spot.interface, fact, about)
+    settings = about.get("settings", (None, ""))
+    if NO_HOST in fact.text and _setting(settings[1], f"{last.spot.interface}.forwarding") == "0":
+        words = f"{last.spot.interface} does not forward: {settings[1].splitlines()[0]}"
+        return [Fact(words, "asked", settings[0].text if settings[0] else "")]
     if UNREACHABLE in fact.text or NO_HOST in fact.text:
         return [Fact(f"no route: {fact.text}", "asked", fact.source)]
-    if fact.text.split()[0] in {"blackhole", "unreachable", "prohibit", "throw"}:
-        return [Fact(f"the route refuses it: {fact.text}", "asked", fact.source)]
-    if INVALID in fact.text:
-        return [Fact(f"the kernel takes source or destination for wrong: {fact.text}", "asked",
-                     fact.source)]  # fmt: skip
     return []
+
+
+def _setting(text: str, name: str) -> str:
+    """Return the value of the setting that ends in a name, as sysctl(8) prints it."""
+    for line in text.splitlines():
+        key, _, value = line.partition("=")
+        if key.strip().endswith(name):
+            return value.strip()
+    return ""
+
+
+def _refused_source(device: str, fact: Fact, about: About) -> list[Fact]:
+    """Return why a packet's source is refused where it came in.
+
+    rp_filter refuses a source to which the route does not leave by the same device
+    (ip-sysctl.rst). Some kernels answer so themselves (EXDEV), others with EINVAL.
+    """
+    asked, settings = about.get("settings", (None, ""))
+    question, back = about.get("reverse", (None, ""))
+    words = back.split()
+    values = [_setting(settings, f"{one}.rp_filter") for one in ("all", device)]
+    source = question.text if question else ""
+    if words[:1] == ["local"] and "RTNETLINK" not in back:
+        return [Fact("the source is an address of this namespace itself", "asked", source)]
+    leaves = words[words.index("dev") + 1] if "dev" in words else "no device"
+    if CROSS_DEVICE in fact.text or ({*values} & {"1", "2"} and leaves != device):
+        found = f"rp_filter: the route back to the source leaves by {leaves}, not by {device}"
+        lines = ", ".join(line for line in settings.splitlines() if "rp_filter" in line)
+        return [Fact(found, "asked", source), Fact(lines, "asked", asked.text if asked else "")]
+    return [Fact(f"source or destination is not valid here: {fact.text}", "asked", fact.source)]
 
 
 def _no_neighbour(hops: Sequence[Hop], about: About) -> list[Fact]:
@@ -245,23 +271,55 @@ def _no_neighbour(hops: Sequence[Hop], about: About) -> list[Fact]:
     question, text = about.get("neighbours", (None, ""))
     if route is None or question is None or not route.facts:
         return []
-    words = route.facts[0].text.split()
     view = next((one.view for one in reversed(hops) if one.view), None)
-    wanted = words[words.index("via") + 1] if "via" in words else (view.dst if view else "")
+    wanted = next_hop(route, view)
     for line in text.splitlines():
-        if line.split()[:1] == [wanted] and line.split()[-1] in {"FAILED", "INCOMPLETE"}:
-            return [Fact(f"no neighbour: {' '.join(line.split())}", "asked", question.text)]
+        words = line.split()
+        if words[:1] == [wanted] and words[-1] in {"FAILED", "INCOMPLETE"}:
+            found = [Fact(f"no neighbour: {' '.join(words)}", "asked", question.text)]
+            return [*_down(words[words.index("dev") + 1], about), *found]
     return []
+
+
+def next_hop(route: Hop | None, view: View | None) -> str:
+    """Return the address of the next hop: the gateway of a route, or the destination."""
+    words = route.facts[0].text.split() if route is not None and route.facts else []
+    for word in ("via", "inet6"):  # of IPv4: "via inet6 fe80::1"
+        if word in words and words[words.index(word) + 1] != "inet6":
+            return words[words.index(word) + 1]
+    return view.dst if view else ""
+
+
+def _down(device: str, about: About) -> list[Fact]:
+    question, text = about.get("links", (None, ""))
+    for line in text.splitlines():
+        words = line.split()
+        name = words[1].rstrip(":").partition("@")[0] if len(words) > 2 else ""
+        if question is not None and name == device and not {"LOWER_UP"} <= _flags(words[2]):
+            return [Fact(f"{device} is down: {words[2]}", "asked", question.text)]
+    return []
+
+
+def _flags(text: str) -> set[str]:
+    return {*text.strip("<>").split(",")}
+
+
+def _refused_at_ingress(last: Hop, about: About) -> list[Fact]:
+    """Return what drops frames before netfilter sees them: a filter of tc(8)."""
+    question, text = about.get("ingress", (None, ""))
+    lines = [" ".join(line.split()) for line in text.splitlines() if "drop" in line]
+    if question is None or not lines:
+        return []
+    return [Fact(f"tc drops at the ingress of {last.spot.interface}: {lines[0]}", "asked",
+                 question.text)]  # fmt: skip
 
 
 def _on_the_link(last: Hop, about: About) -> list[Fact]:
     """Return why the other end of a link did not receive a frame."""
     device = last.spot.interface
-    question, text = about.get("link", (None, ""))
-    if question is not None and ("NO-CARRIER" in text or "state DOWN" in text):
-        return [Fact(f"{device} is down: {' '.join(text.split()[1:9])}", "asked", question.text)]
+    found = _down(device, about)
+    found.append(Fact(f"{device} sent it, and the other end did not receive it", "inferred"))
     question, text = about.get("queue", (None, ""))
-    found = [Fact(f"{device} sent it, and the other end did not receive it", "inferred")]
     if question is not None:
         found += [
             Fact(" ".join(line.split()), "asked", question.text)
@@ -283,7 +341,7 @@ def loss_questions(hops: Sequence[Hop], seen: Seen, address: str) -> list[Questi
     device = last.spot.interface
     if last.point == "out":
         return [
-            Question(seen.place, "link", ("ip", "-o", "link", "show", "dev", device)),
+            Question(seen.place, "links", ("ip", "-o", "link", "show")),
             Question(seen.place, "queue", ("tc", "-s", "qdisc", "show", "dev", device)),
         ]
     version = ("-6",) if ":" in last.view.dst else ()
@@ -292,7 +350,12 @@ def loss_questions(hops: Sequence[Hop], seen: Seen, address: str) -> list[Questi
     names = [f"{conf}.{device}.forwarding"]
     if not version:
         names += [f"{conf}.{device}.rp_filter", f"{conf}.all.rp_filter"]
+    ip = ("ip", *version, "-o")
     return [
         Question(seen.place, "neighbours", ("ip", *version, "neigh", "show")),
+        Question(seen.place, "links", ("ip", "-o", "link", "show")),
         Question(seen.place, "settings", ("sysctl", *names)),
+        Question(seen.place, "match", (*ip, "route", "show", "match", last.view.dst)),
+        Question(seen.place, "reverse", (*ip, "route", "get", last.view.src)),
+        Question(seen.place, "ingress", ("tc", "filter", "show", "dev", device, "ingress")),
     ]

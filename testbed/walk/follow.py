@@ -341,6 +341,7 @@ class Visits:
 
     def __init__(self, seen: Seen, signature: Signature, direction: Direction) -> None:
         self._seen = seen
+        self._signature = signature
         self._left = [
             one
             for one in visits(seen)
@@ -361,6 +362,14 @@ class Visits:
         if len({bool(one.events[0].number) for one in taken}) > 1:  # iptables of both kinds
             taken.sort(key=lambda one: (HOOKS.index(one.hook), one.priority, order[id(one)]))
         return taken
+
+    def rest(self) -> list[Visit]:
+        """Return the visits of the request itself that are left."""
+        return [
+            one
+            for one in self._left
+            if one.packet is not None and self._signature.tell(one.packet) is not None
+        ]
 
     def _fits(self, visit: Visit, before: Sighting | None, after: Sighting | None) -> bool:
         into, out = visit.devices
@@ -405,12 +414,15 @@ def hops(
     places: Mapping[tuple[str, str], Seen],
     signature: Signature,
     sent: int,
+    *,
     clock: str = "",
+    origin: tuple[str, str] | None = None,
 ) -> list[Hop]:
     """Return the hops of a trail: devices, chains, translations and looks at routing tables.
 
     ``sent`` is the time of the request in nanoseconds since the epoch, on ``clock``. The hop of a
-    chain has the rules that the packet met. Each hop says what differs from the one before.
+    chain has the rules that the packet met. Each hop says what differs from the one before. Of a
+    packet that no device has seen, the hops are those of its ``origin``.
     """
     waiting = {
         place: Visits(seen, signature, found.direction) for place, seen in places.items()
@@ -428,6 +440,8 @@ def hops(
         before = one
     if before is not None:
         made += _between(before, None, places, waiting)
+    elif origin in waiting and (taken := waiting[origin].rest()):
+        made += _chains(places[origin], taken, None, None, routed=True)
     return list(changed(made))
 
 

@@ -88,14 +88,16 @@ class Ruleset:
             word = target[1]
             jumps = (family, event.table, word) in (self.legacy if event.number else self.nft)
             verdict = f"jump {word}" if jumps else VERDICTS.get(word, word)
-        elif verdict == "accept" and (word := _statement(text)):
+        elif target is not None and verdict == "drop" and target[1] == "REJECT":
+            verdict = "REJECT"
+        elif verdict in {"accept", "drop"} and (word := _statement(text)):
             verdict = word
         return Rule(family, event.table, event.chain, position, text, verdict)
 
 
 def _statement(text: str) -> str:
-    """Return the statement of a rule of nftables that translates, such as "dnat"."""
-    found = re.search(r"\b(dnat|snat|masquerade|redirect)\b", text)
+    """Return the statement of a rule of nftables that is more than a verdict, such as "dnat"."""
+    found = re.search(r"(?:^| )(dnat|snat|masquerade|redirect|reject)\b", text)
     return found[1] if found else ""
 
 

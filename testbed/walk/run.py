@@ -86,6 +86,7 @@ class _Run:
         self.request = request or (
             Request("tcp", self.target.port) if self.target.port else Request()
         )
+        self._reached: tuple[str, str] | None = None
         number = NUMBERS[0] + secrets.randbelow(NUMBERS[1] - NUMBERS[0])
         port = PORTS[0] + secrets.randbelow(PORTS[1] - PORTS[0])
         self.signature = Signature(self.request.protocol, family, number, port)
@@ -208,8 +209,10 @@ class _Run:
     def _legs(
         self, seen: Mapping[tuple[str, str], Seen], outcome: Mapping[str, Any]
     ) -> Iterator[Leg]:
-        yield self._leg("there", seen, outcome)
-        if self.reply:
+        there = self._leg("there", seen, outcome)
+        yield there
+        answers = {one.direction for place in seen.values() for one in place.sightings} - {"there"}
+        if self.reply and (there.arrived or answers):
             yield self._leg("back", seen, outcome)
 
     def _leg(
@@ -218,31 +221,31 @@ class _Run:
         seen: Mapping[tuple[str, str], Seen],
         outcome: Mapping[str, Any],
     ) -> Leg:
-        ends = (self.source.place, self.target.place)
-        origin, target = ends if direction == "there" else ends[::-1]
+        origin, target = self.source.place, self.target.place
+        if direction == "back":  # from where the request came to its end
+            origin, target = self._reached or target, origin
         found = follow.trail(direction, seen, origin, target)
         if direction == "back" and not found.steps:  # an ICMP error is an answer, too
             found = follow.trail("error", seen, None, target)
         clock = "" if self.posts[self.source.place].path else self.source.machine  # type: ignore[index]
-        hops = follow.hops(found, seen, self.signature, outcome["sent"], clock)
+        hops = follow.hops(found, seen, self.signature, outcome["sent"], clock=clock, origin=origin)
         spots = {hop.spot: self._at(seen, hop.spot) for hop in hops}
         asked = explain.questions(hops, spots)
         answers = self._ask([one for some in asked for one in some])
         hops = explain.explained(hops, asked, answers)
         last = found.steps[-1] if found.steps else None
         arrived = last is not None and self._has_arrived(seen[last.place], last, hops)
+        if arrived and last is not None:
+            self._reached = last.place
         if direction == "there":
             first = Fact(f"sends {self.request} to {self.target.address}", "seen", "send")
             spot = Spot(self.source.machine, self.source.space)
             hops.insert(0, Hop("process", spot, "", 0.0, facts=(first,)))
         if not arrived:
+            wanted = self.target.address if direction == "there" else outcome["source"]
             place = seen.get(last.place if last is not None else origin or ("", ""))
-            extra = (
-                explain.loss_questions(hops, place, self.target.address)
-                if place is not None
-                else []
-            )
-            errors = self._errors(seen, outcome)
+            extra = explain.loss_questions(hops, place, wanted) if place is not None else []
+            errors = self._errors(seen, outcome) if direction == "there" else []
             end = explain.lost(hops, self._ask(extra), errors)
             if not hops:
                 end = replace(end, spot=Spot(*(origin or ("", ""))))

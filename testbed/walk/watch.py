@@ -39,9 +39,10 @@ REQUEST, ACK, CREATE, APPEND = 1, 4, 0x400, 0x800  # NLM_F_*, linux/netlink.h
 BEGIN, END = 16, 17  # NFNL_MSG_BATCH_*
 NFTABLES, ULOG = 10, 4  # NFNL_SUBSYS_*
 OWNER = 2  # NFT_TABLE_F_OWNER
-INET, BRIDGE = 1, 7  # NFPROTO_*
+INET, NETDEV, BRIDGE = 1, 5, 7  # NFPROTO_*
 FIRST = -400  # before raw and conntrack
 HOOKS = {"prerouting": 0, "output": 3}  # NF_INET_*, NF_BR_*: the same numbers
+INGRESS = {"ingress": 0}  # NF_NETDEV_INGRESS
 LOGGER = "/proc/sys/net/netfilter/nf_log/{}"
 LOGGER_FAMILY = {2: "ip_tables_names", 10: "ip6_tables_names"}
 LOGS_HERE = "nfnetlink_log"
@@ -116,11 +117,15 @@ def _rule(table: str, chain: str, offset: int, size: int, value: int) -> bytes:
     )
 
 
-def batch(family: int, name: str, marks: list[list[Any]]) -> bytes:
-    """Return the messages that make a table which sets the trace for marked packets."""
+def batch(family: int, name: str, marks: list[list[Any]], devices: tuple[str, ...] = ()) -> bytes:
+    """Return the messages that make a table which sets the trace for marked packets.
+
+    ``devices`` are those of the hook ingress, for the family netdev.
+    """
+    at = (nested(4, *(attribute(1, one) for one in devices)),) if devices else ()
     parts = [(0, attribute(1, name) + attribute(2, OWNER))]
-    for chain, hook in HOOKS.items():
-        place = nested(4, attribute(1, hook), attribute(2, FIRST))
+    for chain, hook in (INGRESS if devices else HOOKS).items():
+        place = nested(4, attribute(1, hook), attribute(2, FIRST), *at)
         parts.append((3, attribute(1, name) + attribute(3, chain) + place + attribute(7, "filter")))
         parts += [
             (6, _rule(name, chain, offset, size, value))
@@ -203,12 +208,13 @@ class Eye:
         return sock
 
     def _mark(self, marks: list[list[Any]]) -> None:
-        for family in (INET, BRIDGE):
+        for family in (INET, BRIDGE, NETDEV):
             sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETFILTER)
             sock.bind((0, 0))
             sock.settimeout(10.0)
             name = f"{TABLE}_{os.getpid()}_{id(self):x}"
-            sock.sendto(batch(family, name, marks), (0, 0))
+            devices = tuple(self.names.values()) if family == NETDEV else ()
+            sock.sendto(batch(family, name, marks, devices), (0, 0))
             status = answer(sock)
             if status:
                 sock.close()
