@@ -328,14 +328,15 @@ def _routes(topology: Topology, node: Node, seen: netstate.Seen) -> Iterator[Fou
     yield from _removed(path, f"routes of {node.name}", spec.routes, entries)
     own = _own_links(topology, node.name) - {"lo", *(port.name for port in spec.ports)}
     overlays = _overlays(topology)
-    gateway = topology.gateway_of(node.name)
+    six = topology.gateway6_of(node.name)
+    gateways = {str(topology.gateway_of(node.name)), str(six[0]) if six else ""}
     for family, entry in entries:
         if (
             entry.get("protocol") not in OWN_PROTOCOLS
             or entry.get("table") == "local"
             or entry.get("dev") in own
             or any(route.matches(entry) for route in spec.routes)
-            or (entry.get("dst") == "default" and entry.get("gateway") == str(gateway))
+            or (entry.get("dst") == "default" and entry.get("gateway") in gateways)
             or any(_is_in(str(entry.get("dst")), one) for one in overlays)
         ):
             continue
@@ -456,6 +457,11 @@ def _sysctls(
     Only those of the stack, and of the node's own ports: a role sets others.
     """
     spec = topology.nodes[node]
+    of_testbed = {
+        name.replace("/", "."): value for name, value in wiring.settings6(topology, node).items()
+    }
+    for role in spec.roles:
+        of_testbed |= ROLES[role].sysctls(topology, node)
     if not fresh:
         yield Found((), None, f"{node}: sysctls were not compared, it has no unshare(1)")
         return
@@ -468,9 +474,9 @@ def _sysctls(
     )
     for name, value in seen.items():
         found = own.fullmatch(name)
-        if found is None or UNSTABLE.fullmatch(name) or (name in spec.sysctls and (
-            spec.sysctls[name] == value
-        )):  # fmt: skip
+        if found is None or UNSTABLE.fullmatch(name):
+            continue
+        if value == spec.sysctls.get(name, of_testbed.get(name)):
             continue
         place = found["place"]
         first = (

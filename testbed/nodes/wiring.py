@@ -233,7 +233,7 @@ def set_up(topology: Topology, node: Node, first: Iterable[str] = ()) -> None:
         lines.append(f"route add default via {gateway}")
     _batch(node, [*lines, *_default6(topology, node.name)])
     _shape(node, topology.nodes[node.name].ports)
-    _set(node, {**settings(topology, node.name), **_settings6(topology, node.name)})
+    _set(node, {**settings(topology, node.name), **settings6(topology, node.name)})
     node.put(f"{node.name}\n".encode(), "/etc/hostname")
     if resolver := topology.resolver(node.name):
         node.put(f"nameserver {resolver}\n".encode(), "/etc/resolv.conf")
@@ -267,7 +267,7 @@ def restore(
     _batch(node, lines)
     ports = topology.nodes[node.name].ports
     _shape(node, [ports[index] for index in sorted(indexes)])
-    _set(node, {**settings(topology, node.name), **_settings6(topology, node.name)})
+    _set(node, {**settings(topology, node.name), **settings6(topology, node.name)})
 
 
 def queue_of(port: Port) -> str:
@@ -303,7 +303,7 @@ def _default6(topology: Topology, node: str) -> list[str]:
     return [] if gateway is None else ["route replace default via {} dev {}".format(*gateway)]
 
 
-def _settings6(topology: Topology, node: str) -> dict[str, str]:
+def settings6(topology: Topology, node: str) -> dict[str, str]:
     """Return the settings of a node with IPv6 addresses: they are the file's alone."""
     ports = [port for port in topology.nodes[node].ports if port.interfaces6]
     found = {f"net/ipv6/conf/{port.name}/accept_ra": "0" for port in ports}

@@ -335,6 +335,13 @@ class Role(ABC):
         """
         return ()
 
+    def sysctls(self, topology: Topology, node: str) -> Mapping[str, str]:  # noqa: ARG002  for roles that set some
+        """Return the kernel settings of the network that the role sets on a node, by name.
+
+        ``save`` takes them for the role's, and not for changes by hand.
+        """
+        return {}
+
     def by_hand(
         self,
         topology: Topology,  # noqa: ARG002  for roles whose parts people create

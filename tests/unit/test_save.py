@@ -501,3 +501,29 @@ def test_a_dollar_sign_stays_one() -> None:
     data = {"name": "t", "description": "${HOME} $(x)", "nodes": {"a": {}}}
     text = saving.Saved(data, ["what $X was"]).text()
     assert load_text(text, "saved").description == "${HOME} $(x)"
+
+
+def test_what_testbed_sets_for_ipv6_is_not_saved(hands: Hands, looks: Looks) -> None:
+    """The file's subnet6 gives a node a default route, and its ports and roles settings."""
+    six = TEXT.replace("/24}", '/24, subnet6: "fd00:1::/64"}').replace(
+        "[docker]", "[etcd, flannel]"
+    )
+    gateway = "  gw: {networks: {lan: 10.168.0.1}, gateway: true}\nflannel: {ipv6: {}}\n"
+    text = six.partition("containers:")[0] + gateway
+    looks.routes6 = [{"dst": "default", "gateway": "fd00:1::1", "dev": "eth0"}]
+    looks.routes, looks.rules = [], []
+    names = ("net.ipv6.conf.eth0.accept_ra", "net.ipv6.conf.default.accept_dad")
+    looks.sysctls |= {**dict.fromkeys(names, "0"), "net.ipv6.conf.eth0.autoconf": "0"}
+    fresh = ("accept_ra", "accept_dad", "autoconf")
+    looks.fresh |= {f"net.ipv6.conf.default.{one}": "1" for one in fresh}
+    hands("down", "plain")
+    hands.up(text)
+    for node in ("a", "b", "gw"):
+        looks.install(hands, node)
+    data, _ = saved(hands)
+    assert "routes" not in data["nodes"]["a"]
+    assert data["nodes"]["a"]["sysctls"] == {"net.ipv6.conf.eth0.autoconf": 0}
+    # A node without the role has the port's setting alone.
+    assert data["nodes"]["b"]["sysctls"] == {
+        "net.ipv6.conf.default.accept_dad": 0, "net.ipv6.conf.eth0.autoconf": 0,
+    }  # fmt: skip

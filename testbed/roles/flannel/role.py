@@ -14,6 +14,7 @@ from testbed.roles.flannel.section import (
     BACKENDS,
     ONLY_WITH,
     ROLE,
+    SYSCTLS6,
     UDP_DEVICE,
     FlannelSection,
 )
@@ -216,6 +217,11 @@ class Flannel(Role):
                 names += other.devices
             for name in names:
                 yield OwnLink(name, "flannel's own")
+
+    def sysctls(self, topology: Topology, node: str) -> Mapping[str, str]:
+        del node
+        networks = (FlannelSection.of(topology), *FlannelSection.of(topology).further().values())
+        return SYSCTLS6 if any(one.ipv6 for one in networks) else {}
 
     def takes(self, topology: Topology, node: str) -> Takes:
         del node

@@ -54,11 +54,10 @@ DEFAULT_NETWORK6 = IPv6Network("fd00:100:96::/48")
 DEFAULT_PORT: Mapping[str, int] = {"udp": 8285, "vxlan": 8472}
 UDP_DEVICE = "flannel0"  #: of the udp backend (flannel, Documentation/backends.md)
 DEFAULT_VNI = 1
-#: The command for a node whose overlay carries IPv6. New links, such as docker0 and flannel-v6.1,
-#: use their addresses at once, without a second of looking for duplicates (RFC 4862, section 5.4).
-FORWARDING6 = (
-    "sysctl", "-q", "-w", "net.ipv6.conf.default.accept_dad=0", "net.ipv6.conf.all.forwarding=1",
-)  # fmt: skip
+#: Settings of a node whose overlay carries IPv6. New links, such as docker0 and flannel-v6.1, use
+#: their addresses at once, without a second of looking for duplicates (RFC 4862, section 5.4).
+SYSCTLS6 = {"net.ipv6.conf.default.accept_dad": "0", "net.ipv6.conf.all.forwarding": "1"}
+FORWARDING6 = ("sysctl", "-q", "-w", *(f"{name}={value}" for name, value in SYSCTLS6.items()))
 #: A VXLAN network identifier has 24 bits (RFC 7348, section 5).
 MAX_VNI = (1 << 24) - 1
 #: Least MTU of the outer packets: 68 octets for the inner one, the least that IPv4 permits

@@ -16,7 +16,7 @@ from testbed.limits import Takes
 from testbed.requirement import Feature
 from testbed.roles.base import Offer, Role, not_built
 from testbed.roles.flannel.role import FAMILIES
-from testbed.roles.flannel.section import BACKENDS, ONLY_WITH
+from testbed.roles.flannel.section import BACKENDS, ONLY_WITH, SYSCTLS6
 from testbed.roles.kubernetes.checks import KubernetesChecks
 from testbed.roles.kubernetes.section import (
     ADD_ONS,
@@ -203,6 +203,10 @@ class Kubernetes(Role):
         from testbed.roles.kubernetes import drawn
 
         return drawn.services(lab.context)
+
+    def sysctls(self, topology: Topology, node: str) -> Mapping[str, str]:
+        del node
+        return SYSCTLS6 if KubernetesSection.of(topology).ipv6 else {}
 
     def inside(self, lab: str) -> str:
         return f"`testbed kubectl {lab} exec -it POD -- sh` opens a shell in a Pod"
