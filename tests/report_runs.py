@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from walks import across
+
+from testbed.claims.model import WALK
 from testbed.report.data import VERSION
 
+PATH = across(reply=True)
 EVIL = """</script><script>document.title = 'taken'</script><img src=x onerror=alert(1)> & "'"""
 CAPTURE = "\n".join([
     "1795296063.504508 02:42:ac:11:00:02 > ff:ff:ff:ff:ff:ff "
@@ -157,7 +161,7 @@ def run(**more: Any) -> dict[str, Any]:
         finding("differs", evidence=decided),
         finding("evil", evidence=[piece(EVIL, EVIL), piece("holds", EVIL)]),
         finding("wrong", "contradicted"),
-        finding("maybe", "conditional"),
+        finding("maybe", "conditional", evidence=[piece(f"{WALK}{PATH}", PATH.brief())]),
         finding("fast", measurements=[measured]),
         finding("absent", "skipped", expected="confirmed", reason="Skipped: the lab has no etcd"),
     ]

@@ -53,7 +53,7 @@ ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 #: Anchors that the HTML report has for itself.
 ANCHORS = re.compile(
     r"(checks|claims|labs|measured|otherwise|summary|unexpected)(-title)?"
-    r"|clear|nothing|shown|theme|title|unfold|(chart|document|i|lab|picture)-.*"
+    r"|clear|nothing|shown|theme|title|unfold|(chart|document|i|lab|picture|walk)-.*"
 )
 LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*")  # RFC 5646, section 2.1
 LINK = re.compile(r"https?://\S+")

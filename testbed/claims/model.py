@@ -204,6 +204,8 @@ def texts(claim: Mapping[str, Any], translation: Mapping[str, Any]) -> Mapping[s
     return {own: text for own, text in pairs if own and text}
 
 
+WALK = "path of a packet: "  #: begins evidence that is a saved walk
+
 #: The judgements of :class:`testbed.claims.observation.Observation`, and whether each supports
 #: the statement; None: it decides nothing.
 JUDGEMENTS: Mapping[str, bool | None] = {

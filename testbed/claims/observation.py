@@ -8,12 +8,13 @@ import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from testbed.claims.model import Evidence, Measurement, Verdict
+from testbed.claims.model import WALK, Evidence, Measurement, Verdict
 from testbed.errors import CommandError
 
 if TYPE_CHECKING:
     from testbed.nodes.base import Result
     from testbed.nodes.place import Runs
+    from testbed.walk.model import Walk
 
 LIMIT = 50_000  # characters for one piece of evidence: only runaway output is longer
 
@@ -70,6 +71,10 @@ class Observation:
     def json(self, where: Runs, argv: Sequence[str], *, timeout: float = 60.0) -> Any:
         """Run a command that prints JSON, record it, and return the decoded output."""
         return self.run(where, argv, timeout=timeout).json()
+
+    def walk(self, walk: Walk) -> None:
+        """Record the path of a packet, which the report draws."""
+        self.note(f"{WALK}{walk}", walk.brief())
 
     # -- judging ----------------------------------------------------------
 

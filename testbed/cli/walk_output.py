@@ -192,6 +192,6 @@ def _rendered(walk: Walk, form: str, lang: str, found: Difference | None) -> str
         out = io.BytesIO()
         write(walk, out)
         return out.getvalue()
-    from testbed.report import walks
+    from testbed.report import walk_page, walks
 
-    return walks.svg(walk) if form == "svg" else walks.page(walk, lang=lang, difference=found)
+    return walks.svg(walk) if form == "svg" else walk_page.page(walk, lang=lang, difference=found)

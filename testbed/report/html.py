@@ -23,12 +23,13 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from testbed.claims.model import JUDGEMENTS, texts
+from testbed.claims.model import JUDGEMENTS, WALK, texts
 from testbed.claims.observation import spread
 from testbed.registry import ROLES
-from testbed.report import charts, picture
+from testbed.report import charts, picture, walks
 from testbed.report.data import current, tested
 from testbed.report.words import Words, words
+from testbed.walk.model import Walk
 
 TEMPLATES = Path(__file__).parent / "templates"
 ORDER = (
@@ -193,6 +194,8 @@ def piece(what: str, seen: str, limit: int) -> Piece:
     """Prepare a piece of evidence, cut to ``limit`` characters of output."""
     if what in JUDGEMENTS:
         return Piece("judgement", what, seen, JUDGEMENTS[what])
+    if what.startswith(WALK):
+        return Piece("text", what)  # it is drawn with the claim
     packets = _packets(seen, limit) if what.startswith("tcpdump ") else None
     if packets is not None:
         rows, columns, whole = packets
@@ -271,7 +274,9 @@ def fit(sights: Iterable[Sight], budget: int = BUDGET) -> int:
 
     def total(limit: int) -> int:
         return sum(
-            len(one["what"]) + min(limit, len(one["seen"])) + MARKUP
+            len(one["what"])
+            + MARKUP
+            + (0 if one["what"].startswith(WALK) else min(limit, len(one["seen"])))
             for sight in given
             if not sight.is_left_out
             for one in sight.evidence
@@ -312,6 +317,7 @@ class ClaimView:
     elsewhere: Mapping[str, list[str]]  #: labs that could not decide it, by reason
     sights: list[Sight]
     seconds: float
+    walks: list[tuple[str, walks.WalkView]]  #: paths of packets, of one lab, each with its name
     #: Claim and reason in the report's language, empty where there is no translation.
     statement: str
     why_told: str
@@ -468,6 +474,7 @@ class _Page:
             elsewhere=elsewhere,
             sights=_sights(found),
             seconds=sum(finding["seconds"] for _, finding in found),
+            walks=self._walks(claim["id"], found),
             statement=told.get(claim["claim"], ""),
             why_told=told.get(claim["why"], ""),
             lang=self._headings[claim["document"]].claims_in,
@@ -502,6 +509,20 @@ class _Page:
                         sight.is_left_out = True
                         left_out += 1
         return fit(sights), left_out
+
+    def _walks(
+        self, claim: str, found: Iterable[tuple[str, Mapping[str, Any]]]
+    ) -> list[tuple[str, walks.WalkView]]:
+        """Return the paths of packets of the first lab that has some."""
+        for lab, finding in found:
+            saved = [one["seen"] for one in finding["evidence"] if one["what"].startswith(WALK)]
+            walked = [walk for text in saved if (walk := _walk(text))]
+            if walked:
+                return [
+                    (lab, walks.view(walk, self.words, id=f"walk-{slug(claim)}-{number}"))
+                    for number, walk in enumerate(walked)
+                ]
+        return []
 
     def _documents(self) -> list[DocumentView]:
         grouped: dict[str, list[ClaimView]] = {}
@@ -639,6 +660,14 @@ def _outcomes(
             Outcome(verdict, expected, why, why_told, reason, problem, good, labs, judged)
         )
     return outcomes
+
+
+def _walk(text: str) -> Walk | None:
+    """Return a saved walk; None for one that this version cannot read."""
+    try:
+        return Walk.from_dict(json.loads(text))
+    except ValueError:  # a UsageError is one, too
+        return None
 
 
 def _reason(finding: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from testbed.claims.model import JUDGEMENTS, Finding, Verdict
+from testbed.claims.model import JUDGEMENTS, WALK, Finding, Verdict
 from testbed.claims.observation import spread
 from testbed.errors import NothingTested
 
@@ -91,7 +91,9 @@ def failures(lab: LabRun, catalogue: Catalogue) -> Iterable[str]:
             colour = "red" if JUDGEMENTS[found.what] is False else None
             yield click.style(f"  {piece(found)}", fg=colour)
         for found in finding.evidence:
-            if found.what not in JUDGEMENTS:
+            if found.what.startswith(WALK):
+                yield f"  {found.what}"
+            elif found.what not in JUDGEMENTS:
                 shown, left = _cut(found.seen)
                 whole = whole and not left
                 yield f"  {found.what}"

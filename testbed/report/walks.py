@@ -1,4 +1,4 @@
-"""A walk as a drawing, and as an HTML page of its own.
+"""A walk as a drawing, and as data for the templates of pages.
 
 Each machine on the way is a card, in the order of the way. The packet goes down through the first
 card, along the networks below the cards, and up again in the last one. Inside a card a box is a
@@ -13,17 +13,13 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from testbed import __version__
 from testbed.report.drawing import Sheet, alone
-from testbed.report.html import digest, environment, stylesheet
 from testbed.report.picture import BOLD, HUGE, LARGE, MARGIN, NARROW, PAD, width
-from testbed.report.words import words as words_of
 from testbed.walk.render import words
 
 if TYPE_CHECKING:
     from testbed.report.picture import Translate
     from testbed.report.words import Words
-    from testbed.walk.compare import Difference
     from testbed.walk.model import Hop, Leg, Walk
 
 HEAD = 44.0  # of a card: its name
@@ -268,7 +264,7 @@ class _Leg:
             self._sheet.text(x + TEXT, y + 4, text, detail, whole=whole)
 
 
-# -- the page -----------------------------------------------------------------------
+# -- for the templates -----------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,28 +344,6 @@ def _hop_view(hop: Hop, _: Translate) -> HopView:
     # Without an interface a network's hop has the name of its card.
     name = "" if hop.spot.fabric and not hop.spot.interface else words.name(hop, _)
     return HopView(hop, name, words.milliseconds(hop.seconds), words.presence(hop) or "", notes)
-
-
-def page(walk: Walk, *, lang: str = "en", difference: Difference | None = None) -> str:
-    """Return a walk as one HTML file, which loads nothing and has no script.
-
-    With ``difference``, that to another walk is shown first. Raises UsageError for a language
-    without translation.
-    """
-    spoken = words_of(lang)
-    style = stylesheet()
-    return (
-        environment(spoken)
-        .get_template("walk.html.j2")
-        .render(
-            lang=spoken.tag,
-            version=__version__,
-            walk=view(walk, spoken, id="walk"),
-            difference=difference,
-            style=Markup(style),  # noqa: S704  our own file
-            style_hash=digest(style),
-        )
-    )
 
 
 def svg(walk: Walk) -> str:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pytest
 
 from testbed.claims.observation import Observation
-from testbed.errors import LabError, TimeoutExpired, Unsettled
+from testbed.errors import LabError, TestbedError, TimeoutExpired, Unsettled
 from testbed.nodes.engine import SERVICE
 from testbed.roles.docker import daemon
 from testbed.roles.docker.engine import LAB
@@ -593,6 +593,23 @@ def comes(seen: Callable[[], object], seconds: float) -> bool:
 
 
 # -- packets ------------------------------------------------------------------
+
+
+def show_path(
+    lab: LiveLab, observe: Observation, source: str, target: str, *, tcp: int | None = None
+) -> None:
+    """Record the path of one packet, for the report to draw.  It decides nothing."""
+    from testbed.api import follow
+
+    try:
+        observe.walk(follow(lab, source, target, tcp=tcp))
+    except TestbedError as error:
+        observe.note(f"the path of a packet from {source} to {target}", f"not seen: {error}")
+
+
+def place_of(container: LiveContainer) -> str:
+    """Return the name of a container within the lab, as :func:`show_path` takes it."""
+    return f"{container.node.name}/{container.name}"
 
 
 def note(observe: Observation, *seen: Capture) -> None:

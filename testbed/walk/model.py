@@ -190,12 +190,15 @@ class Walk:
     names: Mapping[str, str]  #: an address of the lab to the name of its owner
     warnings: tuple[str, ...] = ()
 
-    def __repr__(self) -> str:
+    def __str__(self) -> str:
         from testbed.walk.render.words import loss
 
         where, why = next((loss(leg) for leg in self.legs if not leg.arrived), ("", ""))
         end = "arrived" if self.arrived else f"LOST at {where}" + (f": {why}" if why else "")
-        return f"<Walk {self.source} → {self.target}, {self.request}: {end}>"
+        return f"{self.source} → {self.target}, {self.request}: {end}"
+
+    def __repr__(self) -> str:
+        return f"<Walk {self}>"
 
     @property
     def hops(self) -> Hops:
@@ -210,6 +213,12 @@ class Walk:
         """Return the walk as data for JSON; frames are base16 text."""
         data = {"format": FORMAT, **asdict(self), "arrived": self.arrived}
         return {key: _plain(value) for key, value in data.items()}
+
+    def brief(self) -> str:
+        """Return the walk as JSON on one line, without frames, for :meth:`from_dict`."""
+        from testbed.walk.saved import brief
+
+        return brief(self)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Walk:

@@ -69,6 +69,24 @@ def from_dict(data: Any, *, where: str = "") -> Walk:
     return walk
 
 
+def brief(walk: Walk) -> str:
+    """Return a walk as JSON on one line, without frames and without values that are defaults."""
+    data = {"format": FORMAT, **_brief(walk)}
+    return json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+
+
+def _brief(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return {
+            one.name: _brief(getattr(value, one.name))
+            for one in dataclasses.fields(value)
+            if one.name != "frame" and getattr(value, one.name) != one.default
+        }
+    if isinstance(value, Mapping):
+        return {key: _brief(one) for key, one in value.items()}
+    return [_brief(one) for one in value] if isinstance(value, list | tuple) else value
+
+
 @functools.cache
 def _fields(kind: type) -> dict[str, tuple[Any, bool]]:
     """Return the fields of a dataclass: type, and whether it is required."""

@@ -20,6 +20,7 @@ from report_runs import CAPTURE, EVIL, broken_run, claim, finding, lab, piece, r
 import testbed.report
 from testbed import cli
 from testbed.claims.load import ANCHORS
+from testbed.claims.model import WALK
 from testbed.errors import UsageError
 from testbed.report import html, words
 from testbed.report.data import to_dict
@@ -315,6 +316,40 @@ def test_headings_leave_out_no_level() -> None:
     assert levels[0] == 1
     assert levels.count(1) == 1
     assert all(b <= a + 1 for a, b in itertools.pairwise(levels))
+
+
+# -- paths of packets ---------------------------------------------------------------
+
+
+def test_the_path_of_a_packet_is_drawn_with_its_claim() -> None:
+    text = report()
+    (drawn,) = re.findall(r'<svg class="picture[^>]*aria-labelledby="walk-maybe-0', text)
+    assert text.index('id="maybe"') < text.index(drawn) < text.index('id="fast"')
+    assert "-A FLANNEL-FWD -s 100.96.0.0/16 -j ACCEPT" in page().text
+    assert "unwrapped from vxlan 1" in page().text
+    assert '{"format":1' not in text, "its data are shown as a drawing"
+
+
+def test_of_several_labs_the_first_path_is_drawn() -> None:
+    data = run()
+    seen = data["labs"][0]["findings"][4]["evidence"]
+    data["labs"][1]["findings"].append(finding("maybe", "conditional", evidence=seen))
+    assert html.render(data).count('role="img" aria-labelledby="walk-maybe-') == 1
+
+
+@pytest.mark.parametrize("saved", ["", "{", "[]", '{"format":1}', '{"format":9,"legs":[]}'])
+def test_a_path_that_cannot_be_read_is_named_alone(saved: str) -> None:
+    data = run()
+    data["labs"][0]["findings"][4]["evidence"] = [piece(f"{WALK}a to b", saved)]
+    text = html.render(data)
+    assert f"{WALK}a to b" in text
+    assert "walk-maybe-0" not in text
+
+
+def test_the_path_is_told_in_the_language_of_the_report() -> None:
+    shown = Page(html.render(run(), lang="zh")).text
+    assert "解封装 vxlan 1" in shown
+    assert "unwrapped" not in shown
 
 
 # -- languages ----------------------------------------------------------------------

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 
 import pytest
+from walks import dropped
 
-from testbed.claims.model import Evidence, Finding, Measurement, Verdict
+from testbed.claims.model import WALK, Evidence, Finding, Measurement, Verdict
 from testbed.claims.observation import LIMIT, Observation, spread
 from testbed.errors import CommandError
 from testbed.nodes.fake import Answer, FakeProvider
 from testbed.testing.provider import spec
+from testbed.walk.model import Walk
 
 # A word each: "+" holds, "-" does not; "w" holds when its condition is met, "W" not even then;
 # "f" fails as it should under its condition, "F" holds in spite of it; "?" is not clear.
@@ -243,3 +245,12 @@ def test_the_spread(series: list[float], expected: float) -> None:
 )
 def test_expected_of_a_lab(verdict: Verdict, expected: Verdict | None, good: bool) -> None:
     assert Finding("id", verdict, expected=expected).as_expected is good
+
+
+def test_a_path_is_noted_with_its_end_and_all_its_hops() -> None:
+    notes = Observation()
+    notes.walk(dropped())
+    (seen,) = notes.evidence
+    assert seen.what.startswith(WALK)
+    assert "LOST at node2" in seen.what
+    assert Walk.from_dict(json.loads(seen.seen)).path == dropped().path

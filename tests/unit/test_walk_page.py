@@ -11,7 +11,7 @@ import pytest
 from walks import across, all_walks, dropped, published
 
 from testbed.errors import UsageError
-from testbed.report import walks
+from testbed.report import walk_page, walks
 from testbed.walk.compare import compare
 from testbed.walk.model import Fact, Hop, Leg, Spot, Walk
 
@@ -90,7 +90,7 @@ def test_it_is_told_in_words_too() -> None:
 def test_a_walk_without_a_hop_is_a_drawing_too() -> None:
     walk = replace(across(), legs=(Leg("there", (), arrived=False),))
     assert drawing(walk).tag == "svg"
-    assert "✗ LOST" in walks.page(walk)
+    assert "✗ LOST" in walk_page.page(walk)
 
 
 def test_the_file_has_both_schemes_and_loads_nothing() -> None:
@@ -102,7 +102,7 @@ def test_the_file_has_both_schemes_and_loads_nothing() -> None:
 
 @pytest.mark.parametrize("name", WALKS)
 def test_the_page_has_every_reason_and_no_script(name: str) -> None:
-    page = walks.page(WALKS[name])
+    page = walk_page.page(WALKS[name])
     assert "<script" not in page
     assert not re.search(r"url\(|@import|src=", page)
     plain = re.sub(r"<[^>]+>", "", page).replace("&#34;", '"').replace("&#39;", "'")
@@ -113,7 +113,7 @@ def test_the_page_has_every_reason_and_no_script(name: str) -> None:
 
 
 def test_the_page_can_be_used_with_a_keyboard() -> None:
-    text = walks.page(dropped(), difference=compare(across(), dropped()))
+    text = walk_page.page(dropped(), difference=compare(across(), dropped()))
     for region in re.findall(r'<(?:div class="wide|pre class="difference)[^>]*>', text):
         assert 'tabindex="0"' in region
     levels = [int(level) for level in re.findall(r"<h(\d)", text)]
@@ -124,24 +124,24 @@ def test_the_page_can_be_used_with_a_keyboard() -> None:
 
 
 def test_the_page_shows_a_difference() -> None:
-    text = walks.page(dropped(), difference=compare(across(), dropped()))
+    text = walk_page.page(dropped(), difference=compare(across(), dropped()))
     assert '<span class="plus">+   node2 LOST</span>' in text
-    assert "Difference from" not in walks.page(across(), difference=compare(across(), across()))
+    assert "Difference from" not in walk_page.page(across(), difference=compare(across(), across()))
 
 
 def test_text_of_the_lab_is_escaped() -> None:
     hop = Hop("device", Spot(EVIL, EVIL, EVIL), "in", facts=(Fact(EVIL, "seen", EVIL),))
     leg = Leg("there", (hop,), arrived=True)
     walk = replace(across(), source=EVIL, lab=EVIL, legs=(leg,), warnings=(EVIL,))
-    assert "<script" not in walks.page(walk)
+    assert "<script" not in walk_page.page(walk)
     ET.fromstring(walks.svg(walk))
 
 
 def test_the_page_speaks_chinese() -> None:
-    text = walks.page(published(), lang="zh")
+    text = walk_page.page(published(), lang="zh")
     assert 'lang="zh-Hans"' in text
     assert "目的地址 10.168.0.2 → 100.96.1.2" in text
     for word in ("arrived", "seen:", " destination "):
         assert word not in re.sub(r"<style>.*?</style>", "", text, flags=re.DOTALL)
     with pytest.raises(UsageError):
-        walks.page(published(), lang="xx")
+        walk_page.page(published(), lang="xx")

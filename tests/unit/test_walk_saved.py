@@ -98,3 +98,18 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as found:
         load(tmp_path / "none.json")
     assert found.value.where == str(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize("walk", all_walks().values(), ids=all_walks())
+def test_the_brief_form_is_the_same_walk_without_frames(walk: Walk) -> None:
+    text = walk.brief()
+    assert "\n" not in text
+    assert len(text) < len(json.dumps(walk.to_dict()))
+    data = json.loads(text)
+    jsonschema.validate(data, schema(), cls=jsonschema.Draft202012Validator)
+    read = Walk.from_dict(data)
+    assert read.path == walk.path
+    assert [hop.facts for leg in read.legs for hop in leg.hops] == [
+        hop.facts for leg in walk.legs for hop in leg.hops
+    ]
+    assert all(not hop.view.frame for leg in read.legs for hop in leg.hops if hop.view)

@@ -30,9 +30,11 @@ from testbed.suites.helpers import (
     link_down,
     links,
     ping,
+    place_of,
     port_of,
     ports,
     same,
+    show_path,
     wait_closed,
 )
 
@@ -292,7 +294,7 @@ def test_docker0_shows_the_same_packets(exchange: Exchange, observe: Observation
 
 @pytest.mark.testbed_claim("l2-same-host-path")
 def test_packets_go_eth0_veth_docker0_veth_eth0(
-    node: Node, exchange: Exchange, observe: Observation
+    lab: LiveLab, node: Node, exchange: Exchange, observe: Observation
 ) -> None:
     way = list(exchange.seen)[:5]
     exchange.note(observe, *way, "eth0 of the host")
@@ -309,6 +311,8 @@ def test_packets_go_eth0_veth_docker0_veth_eth0(
     bridged = {port["ifname"] for port in ports(observe, node)}
     observe.holds(masters <= bridged, "both veth devices are ports of docker0")
     observe.holds(exchange.at("eth0 of the host") == [], "nothing of it leaves by the host's eth0")
+    server, client, *_ = bridge_containers(lab, node, 2)
+    show_path(lab, observe, place_of(client), place_of(server))
 
 
 @pytest.mark.testbed_claim("arp-seen-with-http")

@@ -28,11 +28,13 @@ from testbed.suites.helpers import (
     node_address,
     note,
     outside_node,
+    place_of,
     port_of,
     ports,
     published,
     route_to,
     serving,
+    show_path,
     sysctl_set,
     wait_serving,
 )
@@ -175,6 +177,7 @@ def test_dnat_replaces_the_destination_address(
         found and all(flow.reply.src == web.address for flow in found),
         f"the connection is tracked as one to {host} that {web.address} answers",
     )
+    show_path(lab, observe, outside_node(lab).name, host, tcp=port.host_port)
 
 
 @pytest.mark.testbed_claim("nat-inbound-dnat-port")
@@ -324,6 +327,7 @@ def test_the_source_becomes_the_address_of_eth0(
     found = {rule.target for rule in docker_rules(lab, observe, node, "nat")}
     translating = found & {"MASQUERADE", "SNAT"}
     observe.holds(translating, f"the nat table has {' and '.join(sorted(translating)) or 'none'}")
+    show_path(lab, observe, place_of(client), outside_node(lab).name)
 
 
 @pytest.mark.testbed_claim("nat-outbound-reaches-external")

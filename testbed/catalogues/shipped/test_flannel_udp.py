@@ -32,8 +32,10 @@ from testbed.suites.helpers import (
     opened,
     outside_node,
     ping,
+    place_of,
     route_to,
     routes,
+    show_path,
     undone,
 )
 from testbed.suites.overlay import (
@@ -405,8 +407,10 @@ def test_datagrams_go_to_port_8285_of_the_other_host(observe: Observation, way: 
 
 @pytest.mark.testbed_claim("flannel-udp-remote-delivery")
 @pytest.mark.testbed_needs("flannel-udp", "docker", "flannel-defaults")
-def test_other_host_unpacks_and_delivers_over_docker0(observe: Observation, way: Walk) -> None:
-    other = way.ends[1]
+def test_other_host_unpacks_and_delivers_over_docker0(
+    lab: LiveLab, observe: Observation, way: Walk
+) -> None:
+    one, other = way.ends
     points = [f"{other.name} {device}" for device in (other.interface, "flannel0", "docker0")]
     points.append(f"{other.container.name} eth0")
     observe.note("one echo request", way.lines())
@@ -417,6 +421,7 @@ def test_other_host_unpacks_and_delivers_over_docker0(observe: Observation, way:
         [steps[0].ttl - p.ttl for p in steps] == [0, 1, 2, 2], "flanneld and the host route it"
     )
     observe.holds(way.answered, "the container answers")
+    show_path(lab, observe, place_of(one.container), place_of(other.container))
 
 
 # -- system calls --------------------------------------------------------

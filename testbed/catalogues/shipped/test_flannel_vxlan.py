@@ -32,8 +32,10 @@ from testbed.suites.helpers import (
     observe_until,
     outside_node,
     ping,
+    place_of,
     route_to,
     routes,
+    show_path,
     undone,
     wait_until,
 )
@@ -158,6 +160,7 @@ def test_headers_are_ethernet_ip_udp_vxlan_and_the_frame(
     assert outer.ip_length - inner.ip_length == OVERHEAD
     wire = overlay(lab).outer_mtu or link(observe, one.node, one.interface)["mtu"]
     assert link(observe, one.node, VTEP)["mtu"] == wire - OVERHEAD
+    show_path(lab, observe, place_of(one.container), place_of(other.container))
 
 
 @pytest.mark.testbed_claim("flannel-vxlan-over-l3")
