@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_interface
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from testbed.errors import LabError, UsageError
 from testbed.spelling import nearest
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class End:
     """An end of a walk. ``machine`` is "" for an address that no machine of the lab has.
 
-    ``space`` is "" for the machine's own network namespace. ``port`` is that of a Service, 0
-    for any other end.
+    ``space`` is "" for the machine's own network namespace. ``port`` and ``protocol`` are those of
+    a Service's first port, one of TCP if there is any; 0 and "" for any other end.
     """
 
     word: str
@@ -29,6 +29,7 @@ class End:
     space: str = ""
     address: str = ""
     port: int = 0
+    protocol: Literal["", "tcp", "udp"] = ""
 
     @property
     def place(self) -> tuple[str, str] | None:
@@ -168,8 +169,14 @@ def _addresses(inventory: Inventory, end: End, family: int) -> list[tuple[str, s
 def _service(service: Service, word: str, family: int) -> End:
     for address in service.addresses:
         if ip_address(address).version == family:
-            first = next(iter(service.ports), "0").partition("/")[0].partition(":")[0]
-            return End(word, address=address, port=int(first))
+            kinds = sorted(one.partition("/")[::-2] for one in service.ports)  # "80:30080/tcp"
+            for kind, numbers in kinds:
+                port = int(numbers.partition(":")[0])
+                if kind == "tcp":
+                    return End(word, address=address, port=port, protocol="tcp")
+                if kind == "udp":
+                    return End(word, address=address, port=port, protocol="udp")
+            return End(word, address=address)
     raise LabError(f"{word} has no address of IPv{family}", hint="walk to one of its Pods")
 
 

@@ -196,6 +196,11 @@ def lost(hops: Sequence[Hop], answered: Answers, errors: Sequence[Fact] = ()) ->
     return Hop("end", spot, hops[-1].point if hops else "", facts=tuple(found))
 
 
+def is_dropped(hops: Sequence[Hop]) -> bool:
+    """Tell whether a rule has dropped the packet in the last chain."""
+    return _dropped(hops) is not None
+
+
 def _dropped(hops: Sequence[Hop]) -> Hop | None:
     """Return the hop "end" of a packet that a rule has dropped; None if none has."""
     last = next((hop for hop in reversed(hops) if hop.kind in {"chain", "device"}), None)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING
 
-from testbed.walk.frames import Direction, Sighting, Signature, view
+from testbed.walk.frames import PROTOCOLS, Direction, Sighting, Signature, view
 from testbed.walk.model import Change, Fact, Hop, Rule, Spot, View
 from testbed.walk.rules import BUILT_IN, Ruleset
 from testbed.walk.watch import TABLE
@@ -257,10 +257,10 @@ def _handed_up(seen: Seen, below: Sighting, above: Sighting) -> bool:
     if len(below.packets) == len(above.packets):
         master = seen.master(below.device)
         lower = link.lower if link is not None else ""
-        return (
-            above.device in {master, *([above.device] if lower == below.device else [])}
-            and _headers(below.packet) == _headers(above.packet)
-        )  # fmt: skip
+        # What netfilter translates on the way from a port to its bridge has other addresses then.
+        return above.device in {master, *([above.device] if lower == below.device else [])} and (
+            below.packet.ip_id, below.packet.ttl, below.packet.protocol
+        ) == (above.packet.ip_id, above.packet.ttl, above.packet.protocol)  # fmt: skip
     # A program that unwraps packets (flannel's udp backend) forwards them, so the TTL differs.
     return len(below.packets) == len(above.packets) + 1 and all(
         _forwarded(x) == _forwarded(y)
@@ -617,10 +617,16 @@ def _translation(seen: Seen, before: View, after: View) -> Hop:
     """Return the hop of a translation, with the connection that conntrack reported."""
     new = replace(before, src=after.src, dst=after.dst, sport=after.sport, dport=after.dport)
     for one in seen.connections:
-        flows = {
-            (one.original.src, one.original.dst), (one.reply.src, one.reply.dst)
-        }  # fmt: skip
-        if one.translated and (before.src, before.dst) in flows:
+        ends = {one.original.src, one.original.dst, one.reply.src, one.reply.dst}
+        ports = {one.original.sport, one.original.dport, one.reply.sport, one.reply.dport}
+        if (
+            one.translated
+            and PROTOCOLS.get(one.original.protocol) == before.protocol
+            and {before.src, before.dst, after.src, after.dst} <= ends
+            and (
+                not before.dport or {before.sport, before.dport, after.sport, after.dport} <= ports
+            )
+        ):
             text = f"conntrack has {one.original}, answered as {one.reply}"
             fact = Fact(text, "seen", "conntrack -E")
             break
@@ -640,8 +646,11 @@ def changed(made: Iterable[Hop]) -> Iterator[Hop]:
     Where a tunnel wraps or unwraps the packet, the request's own headers are compared.
     """
     known: View | None = None
+    mark, place = 0, ("", "")
     for hop in made:
         now = hop.view
+        if hop.kind == "device" or (hop.spot.machine, hop.spot.space) != place:
+            mark, place = 0, (hop.spot.machine, hop.spot.space)
         if now is None:
             yield hop
         elif hop.kind == "device":
@@ -652,10 +661,8 @@ def changed(made: Iterable[Hop]) -> Iterator[Hop]:
                 known = replace(known, src=now.src, dst=now.dst, sport=now.sport, dport=now.dport)
             yield hop
         else:
-            old = known.mark if known else 0
-            marked = (Change("mark", hex(old), hex(now.mark)),) if old != now.mark else ()
-            if known is not None:
-                known = replace(known, mark=now.mark)
+            marked = (Change("mark", hex(mark), hex(now.mark)),) if mark != now.mark else ()
+            mark = now.mark
             yield replace(hop, changes=marked)
 
 

@@ -84,7 +84,7 @@ class _Run:
         self.source = source_of(self.inventory, source)
         self.target = target_of(self.inventory, target, self.source, family, self._resolve)
         self.request = request or (
-            Request("tcp", self.target.port) if self.target.port else Request()
+            Request(self.target.protocol, self.target.port) if self.target.protocol else Request()
         )
         self._reached: tuple[str, str] | None = None
         number = NUMBERS[0] + secrets.randbelow(NUMBERS[1] - NUMBERS[0])
@@ -237,6 +237,11 @@ class _Run:
         arrived = last is not None and self._has_arrived(seen[last.place], last, hops)
         if arrived and last is not None:
             self._reached = last.place
+        elif outcome["outcome"] in {"answered", "refused"} and not explain.is_dropped(hops):
+            text = "the answer came back, and the rest of this way cannot be seen"
+            spot = hops[-1].spot if hops else Spot(*(origin or ("", "")))
+            hops.append(Hop("blind", spot, facts=(Fact(text, "inferred"),)))
+            arrived = True
         if direction == "there":
             first = Fact(f"sends {self.request} to {self.target.address}", "seen", "send")
             spot = Spot(self.source.machine, self.source.space)
@@ -264,11 +269,7 @@ class _Run:
     def _has_arrived(seen: Seen, last: Any, hops: Sequence[Hop]) -> bool:
         if last.point != "in" or last.packet.dst not in seen.addresses:
             return False
-        chain = next((one for one in reversed(hops) if one.kind in {"chain", "device"}), None)
-        dropped = (
-            chain is not None and chain.kind == "chain" and chain.rules[-1].verdict in explain.DROPS
-        )
-        return not dropped
+        return not explain.is_dropped(hops)
 
     def _last(self, direction: str, hops: Sequence[Hop], outcome: Mapping[str, Any]) -> Hop:
         spot = hops[-1].spot
