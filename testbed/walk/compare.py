@@ -4,6 +4,10 @@ Two runs of the same request never give the same bytes: times, MACs, IP ids, sou
 the names that an engine invents for interfaces and Pods differ. A :class:`Path` leaves these out,
 and has the names of the lab in place of its addresses, so that two paths are equal if the packets
 went the same way for the same rules.
+
+Only the first packet of a flow meets the chains of NAT. That of the request is the first of its
+flow, but the flow of a tunnel that carries it may be older. So the chains of NAT that a carrying
+packet met, and that left it alone, are not part of a path.
 """
 
 from __future__ import annotations
@@ -112,9 +116,17 @@ def path(walk: Walk) -> Path:
 
 
 def _steps(leg: Leg, names: Mapping[str, str]) -> Iterator[Step]:
+    carrying = {(hop.view.src, hop.view.dst) for hop in leg.hops if hop.view and hop.view.carrier}
     for hop in leg.hops:
+        if hop.view and (hop.view.src, hop.view.dst) in carrying and _is_idle_nat(hop):
+            continue
         yield Step(plain(_place(hop), names), tuple(plain(one, names) for one in _details(hop)))
     yield Step("arrived" if leg.arrived else "LOST")
+
+
+def _is_idle_nat(hop: Hop) -> bool:
+    """Tell whether a hop is a chain of NAT that did not translate."""
+    return hop.kind == "chain" and not hop.changes and all(r.table == "nat" for r in hop.rules)
 
 
 def plain(text: str, names: Mapping[str, str]) -> str:

@@ -8,7 +8,7 @@ import pytest
 from walks import across, all_walks, dropped, published, same_bridge
 
 from testbed.walk.compare import compare, plain
-from testbed.walk.model import Change, Hop, Leg, Walk
+from testbed.walk.model import Change, Hop, Leg, Rule, Walk
 
 
 def edited(walk: Walk, at: int, **changes: object) -> Walk:
@@ -126,3 +126,25 @@ def test_a_difference_is_json() -> None:
     data = compare(across(), dropped()).to_dict()
     assert data["different"] is True
     assert {"sign": "+", "text": "  LOST"} in data["lines"]
+
+
+def test_nat_of_a_tunnel_counts_only_where_it_translates() -> None:
+    """The flow of the tunnel is new for the first walk, and old for the next one."""
+    one = across()
+    (leg,) = one.legs
+    at = next(number for number, hop in enumerate(leg.hops) if hop.view and hop.view.carrier)
+    outer = leg.hops[at].view
+    assert outer is not None
+    policy = Rule("ip", "nat", "OUTPUT", 0, "-P OUTPUT ACCEPT", "policy accept")
+    seen = replace(outer, carrier="", inside=None)
+    met = Hop("chain", leg.hops[at].spot, "output", None, seen, rules=(policy,))
+
+    def with_it(hop: Hop) -> Walk:
+        hops = (*leg.hops[:at], hop, *leg.hops[at:])
+        return replace(one, legs=(replace(leg, hops=hops),))
+
+    assert not compare(one, with_it(met))
+    assert compare(one, with_it(replace(met, changes=(Change("src", "node1", "node2"),))))
+    assert compare(one, with_it(replace(met, view=leg.hops[0].view, rules=met.rules)))
+    inner = leg.hops[1].view
+    assert compare(one, with_it(replace(met, view=inner)))
