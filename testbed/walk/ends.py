@@ -35,6 +35,12 @@ class End:
     def place(self) -> tuple[str, str] | None:
         return (self.machine, self.space) if self.machine else None
 
+    @property
+    def host(self) -> str:
+        """The Host of an HTTP request to it, as RFC 9110 section 7.2 has it: a name or address."""
+        named = "/" not in self.word and ":" not in self.word
+        return self.word if named else f"[{self.address}]" if ":" in self.address else self.address
+
 
 def source_of(inventory: Inventory, word: str) -> End:
     """Return the place that sends. Raises UsageError for a word that is no place."""

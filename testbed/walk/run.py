@@ -145,7 +145,7 @@ class _Run:
             "number": self.signature.number,
             "size": request.size,
             "http": request.http,
-            "host": request.host or self.target.word,
+            "host": request.host or self.target.host,
             "seconds": request.seconds,
         }
         if post.path:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
+from testbed.walk.ends import End
 from testbed.walk.model import Change, Fact, Hop, Leg, Rule, Spot, View, Walk
 
 RULE = Rule("ip", "nat", "POSTROUTING", 1, "-A POSTROUTING -j MASQUERADE", "MASQUERADE")
@@ -39,3 +42,16 @@ def test_a_walk_is_json() -> None:
     assert data["legs"][0]["hops"][0]["view"]["frame"] == "01ff"
     assert data["legs"][0]["hops"][1]["rules"][0]["chain"] == "POSTROUTING"
     assert data["names"] == {"10.0.0.2": "a"}
+
+
+@pytest.mark.parametrize(
+    ("word", "address", "host"),
+    [
+        ("web.example", "10.0.0.2", "web.example"),
+        ("node1/web", "10.0.0.2", "10.0.0.2"),
+        ("node1/web", "fd00::2", "[fd00::2]"),
+        ("fd00::2", "fd00::2", "[fd00::2]"),
+    ],
+)
+def test_a_request_names_a_host_that_a_server_takes(word: str, address: str, host: str) -> None:
+    assert End(word, address=address).host == host
