@@ -226,8 +226,8 @@ def test_the_host_routes_the_containers_range_to_docker0(
 def test_a_containers_address_is_from_the_bridges_subnet(
     lab: LiveLab, node: Node, observe: Observation
 ) -> None:
-    (config,) = bridge_network(lab, node, observe)["IPAM"]["Config"]
-    subnet = IPv4Network(config["Subnet"])
+    configs = bridge_network(lab, node, observe)["IPAM"]["Config"]
+    (subnet,) = (IPv4Network(one["Subnet"]) for one in configs if ":" not in one["Subnet"])
     for container in bridge_containers(lab, node):
         found = addresses(observe, container, "eth0")
         observe.holds(found and found[0].ip in subnet, f"{container.name} has {found}, of {subnet}")

@@ -350,7 +350,7 @@ def test_containers_have_addresses_of_their_hosts_range(lab: LiveLab, observe: O
 
 
 @pytest.mark.testbed_claim("flannel-example-ip-masq")
-@pytest.mark.testbed_needs("etcd", "flannel", "gateway")
+@pytest.mark.testbed_needs("etcd", "flannel", "gateway", "flannel-defaults")
 def test_ip_masq_masquerades_what_leaves_the_overlay(lab: LiveLab, observe: Observation) -> None:
     target = node_address(lab, outside_node(lab))
     with third_host(lab) as third:

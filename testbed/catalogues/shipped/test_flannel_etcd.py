@@ -103,7 +103,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 @pytest.mark.testbed_claim("flannel-etcd-subnet-keys")
-@pytest.mark.testbed_needs("etcd", "flannel", "docker", "gateway")
+@pytest.mark.testbed_needs("etcd", "flannel", "docker", "gateway", "flannel-defaults")
 def test_three_hosts_have_the_three_printed_keys(lab: LiveLab, observe: Observation) -> None:
     flannel = overlay(lab)
     reserved = {subnet_key(subnet) for subnet in flannel.subnets.values()}
@@ -130,7 +130,7 @@ def test_three_hosts_have_the_three_printed_keys(lab: LiveLab, observe: Observat
 
 
 @pytest.mark.testbed_claim("flannel-etcd-key-naming")
-@pytest.mark.testbed_needs("etcd", "flannel")
+@pytest.mark.testbed_needs("etcd", "flannel", "flannel-defaults")
 def test_key_is_the_subnet_with_a_hyphen_for_the_slash(lab: LiveLab, observe: Observation) -> None:
     found = keys(lab)
     observe.note("keys", sorted(found))
@@ -141,7 +141,7 @@ def test_key_is_the_subnet_with_a_hyphen_for_the_slash(lab: LiveLab, observe: Ob
 
 
 @pytest.mark.testbed_claim("flannel-etcdctl-ls")
-@pytest.mark.testbed_needs("etcd", "flannel")
+@pytest.mark.testbed_needs("etcd", "flannel", "flannel-defaults")
 def test_etcdctl_ls_lists_the_keys(lab: LiveLab, observe: Observation) -> None:
     result = etcd(lab, "ls", SUBNETS, check=False)
     observe.note(f"etcdctl ls {SUBNETS}", f"exit status {result.status}\n{result.stderr}")

@@ -111,7 +111,7 @@ def has_lease(third: ThirdHost, name: str) -> bool:
 
 
 @pytest.mark.testbed_claim("flannel-needs-etcd")
-@pytest.mark.testbed_needs("etcd", "flannel-vxlan", "gateway")
+@pytest.mark.testbed_needs("etcd", "flannel-vxlan", "gateway", "flannel-defaults")
 def test_flannel_needs_etcd_unless_kubernetes_keeps_its_subnets(
     lab: LiveLab, observe: Observation
 ) -> None:
