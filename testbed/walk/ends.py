@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_interface
 from typing import TYPE_CHECKING, Literal
 
 from testbed.errors import LabError, UsageError
+from testbed.observe.places import find, holder, places
 from testbed.spelling import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from testbed.observe.inventory import Inventory, Machine, Service, Space
+    from testbed.observe.inventory import Inventory, Service
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,37 +81,9 @@ def target_of(
     raise _unknown(inventory, word)
 
 
-def places(inventory: Inventory) -> Iterator[tuple[str, Machine, Space]]:
-    """Yield every place with the words for it."""
-    for machine in inventory.nodes:
-        for space in machine.spaces:
-            yield (f"{machine.name}/{space.name}" if space.name else machine.name), machine, space
-
-
 def _place(inventory: Inventory, word: str) -> End | None:
-    known = list(places(inventory))
-    found = [(m, s) for name, m, s in known if name == word]
-    found = found or [(m, s) for _, m, s in known if s.name == word]
-    # A Pod's name without its namespace.
-    found = found or [(m, s) for _, m, s in known if "/" in s.name
-                      and s.name.rpartition("/")[2] == word.rpartition("/")[2]
-                      and word in {s.name.rpartition("/")[2],
-                                   f"{m.name}/{s.name.rpartition('/')[2]}"}]  # fmt: skip
-    if len(found) > 1:
-        names = ", ".join(f"{m.name}/{s.name}" for m, s in found)
-        raise UsageError(f"several places have the name {word}", hint=f"name one: {names}")
-    if not found:
-        return None
-    machine, space = found[0]
-    return End(word, machine.name, holder(machine, space).name)
-
-
-def holder(machine: Machine, space: Space) -> Space:
-    """Return the space whose network namespace a container has."""
-    if space.path:
-        return space
-    shared = machine.space(space.shares) if space.shares else None
-    return holder(machine, shared) if shared is not None and shared is not space else machine.own
+    found = find(inventory, word)
+    return End(word, found[0].name, holder(*found).name) if found else None
 
 
 def _is_address(word: str) -> bool:

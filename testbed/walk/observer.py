@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 from testbed import process
 from testbed.errors import LabError, MachineError
 from testbed.observe.capture import wait_for_sign
+from testbed.observe.places import way_in
 from testbed.walk import watch
 
 if TYPE_CHECKING:
@@ -59,14 +60,7 @@ def posts(lab: LiveLab, inventory: Inventory) -> Iterator[Post]:
         for space in machine.spaces:
             if space.path and not (space.inode and space.inode in known):
                 known.add(space.inode)
-                yield Post(machine, space, _path(lab, machine, space))
-
-
-def _path(lab: LiveLab, machine: Machine, space: Space) -> str:
-    node = lab.fabric if machine.fabric else lab.node(machine.name)
-    if node is None or not node.shares_kernel:
-        return ""
-    return node.socket(space.path.replace("/proc/self/", "/proc/1/"))
+                yield Post(machine, space, way_in(lab, machine, space))
 
 
 def run(lab: LiveLab, post: Post, argv: Sequence[str]) -> str:
