@@ -262,6 +262,7 @@ NEED_ROOT = {
     "down": [],
     "status": [],
     "graph": [],
+    "capture": ["node1"],
     "ls": ["--json"],
     "attach": ["--containerlab", "lab"],
     "verify": [],

@@ -290,6 +290,7 @@ ON_A_LAB = [
     ["down", "{}"],
     ["status", "{}"],
     ["graph", "{}"],
+    ["capture", "-l", "{}", "n1"],
     ["verify", "{}"],
     ["conformance", "{}"],
     ["kubectl", "{}", "--", "get", "pods"],
