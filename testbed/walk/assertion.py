@@ -5,7 +5,7 @@ from __future__ import annotations
 from difflib import ndiff
 from typing import Any
 
-from testbed.walk.compare import Difference, Path, difference
+from testbed.walk.compare import Path, difference
 from testbed.walk.model import Hops, Walk
 
 AROUND = 2  # hops before and after a marked one
@@ -17,11 +17,11 @@ def explain(op: str, left: Any, right: Any, *, whole: bool) -> list[str] | None:
     pytest shows eight of them, unless it is called with ``-vv``: then ``whole`` is true.
     """
     if isinstance(left, Walk) and isinstance(right, Walk) and op == "==":
-        found = _apart(left.path, right.path)
-        same = ["two walks are never equal, as their times differ: compare `.path`"]
-        return _told(found, whole=whole) if found else same
+        if left.path == right.path:
+            return ["two walks are never equal, as their times differ: compare `.path`"]
+        return _apart(left.path, right.path, whole=whole)
     if isinstance(left, Path) and isinstance(right, Path) and op == "==":
-        return _told(_apart(left, right), whole=whole)
+        return _apart(left, right, whole=whole)
     if isinstance(right, Hops) and op in ("in", "not in"):
         return [f"{left!r} {op} the path:", *_marked(right, left, whole=whole)]
     if isinstance(left, Hops) and isinstance(right, list) and op == "==":
@@ -31,13 +31,13 @@ def explain(op: str, left: Any, right: Any, *, whole: bool) -> list[str] | None:
     return None
 
 
-def _apart(seen: Path, wanted: Path) -> Difference:
-    return difference(wanted, seen)  # as in pytest's own messages, - is what was wanted
-
-
-def _told(found: Difference, *, whole: bool) -> list[str]:
-    lines = str(found).splitlines() if whole else found.short()
-    return ["the packets took another path:", *lines]
+def _apart(seen: Path, wanted: Path, *, whole: bool) -> list[str]:
+    found = difference(wanted, seen)  # as in pytest's own messages, - is what was wanted
+    ends = [one.end for one in (seen, wanted)]
+    head = "the packets took another path"
+    if ends[0] != ends[1]:
+        head += f" ({ends[0]}, wanted {ends[1]})"
+    return [f"{head}:", *(str(found).splitlines() if whole else found.short())]
 
 
 def _marked(hops: Hops, wanted: Any, *, whole: bool) -> list[str]:

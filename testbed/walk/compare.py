@@ -55,15 +55,22 @@ class Step:
         return [self.place, *(f"    {detail}" for detail in self.details)]
 
 
+ARRIVED, LOST = Step("arrived"), Step("LOST")
+
+
 @dataclass(frozen=True, slots=True)
 class Path:
     """The way of a walk: the steps of each leg, to compare."""
 
     legs: tuple[tuple[str, tuple[Step, ...]], ...]
 
-    def lines(self) -> list[str]:
-        """Return the path as text, a line for each place and each detail."""
-        return [line for _, line in difference(self, self).lines]
+    @property
+    def end(self) -> str:
+        """The result in a few words: that the packets arrived, or where one was lost."""
+        for _, steps in self.legs:
+            if steps and steps[-1] == LOST:
+                return "LOST at " + steps[-2].place.removesuffix(" LOST") if steps[1:] else "LOST"
+        return ARRIVED.place
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +128,7 @@ def _steps(leg: Leg, names: Mapping[str, str]) -> Iterator[Step]:
         if hop.view and (hop.view.src, hop.view.dst) in carrying and _is_idle_nat(hop):
             continue
         yield Step(plain(_place(hop), names), tuple(plain(one, names) for one in _details(hop)))
-    yield Step("arrived" if leg.arrived else "LOST")
+    yield ARRIVED if leg.arrived else LOST
 
 
 def _is_idle_nat(hop: Hop) -> bool:

@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    import os
+
     from testbed.walk.compare import Path
 
 FORMAT = 1  #: of :meth:`Walk.to_dict`; one more when a field changes its meaning
@@ -226,6 +228,13 @@ class Walk:
         from testbed.walk.saved import from_dict
 
         return from_dict(data)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Walk:
+        """Read a walk that `testbed walk --json` wrote.  Raises UsageError with file and place."""
+        from testbed.walk.saved import load
+
+        return load(path)
 
     @property
     def path(self) -> Path:

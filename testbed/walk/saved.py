@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import os
 import types
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +23,7 @@ SHOWN = 8  # problems of one file; a file of another kind has too many
 NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 
 
-def load(path: str | Path) -> Walk:
+def load(path: str | os.PathLike[str]) -> Walk:
     """Read a walk that `testbed walk --json` wrote.
 
     Raises UsageError with the file and each place in it that is wrong.

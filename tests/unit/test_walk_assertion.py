@@ -53,7 +53,7 @@ def test_a_hop_that_is_not_wanted_is_marked() -> None:
 
 def test_the_essence_is_short() -> None:
     assert shortly("==", dropped().path, across().path) == [
-        "the packets took another path:",
+        "the packets took another path (LOST at node2, wanted arrived):",
         "    node2:flannel.1 in",
         "-   node2 route forward", "-   node2 filter FORWARD", "-   ... 8 more lines",
         "+   node2 blind", "+   node2 LOST", "+   ... 3 more lines",

@@ -21,7 +21,7 @@ from testbed.walk.saved import load, schema
 def test_a_saved_walk_is_the_same_when_it_is_read(walk: Walk, tmp_path: Path) -> None:
     path = tmp_path / "walk.json"
     path.write_text(json.dumps(walk.to_dict()))
-    assert load(path) == walk
+    assert load(path) == Walk.load(str(path)) == walk
     assert Walk.from_dict(walk.to_dict()) == walk
 
 

@@ -7,6 +7,8 @@ between words. Colours are those of click, which leaves them out where there is 
 from __future__ import annotations
 
 import textwrap
+from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 NARROWEST = 40  # columns; a terminal with fewer wraps the lines itself
 LONGEST_NAME = 26  # columns for names of places; the reasons of longer ones begin below
 SIDE_BY_SIDE = 44  # columns that reasons need beside the places
+AROUND = 3  # lines of a path beside a difference
 TIME = 9  # "0.123 ms" with a space before it
 STYLES: dict[str, dict[str, Any]] = {
     "change": {"fg": "yellow"}, "rule": {"fg": "cyan"}, "drop": {"fg": "red", "bold": True},
@@ -67,13 +70,25 @@ def _count(leg: Leg) -> str:
 
 
 def difference(found: Difference, *, width: int) -> Iterator[str]:
-    """Yield the lines of a difference of two paths."""
+    """Yield the lines of a difference of two paths; of what is the same, the nearest lines."""
     colours = {"-": "red", "+": "green", " ": None}
-    for sign, text in found.lines:
-        indent = " " * (len(text) - len(text.lstrip()) + 4)
-        yield from _wrapped(
-            f"{sign} {text}", max(width, NARROWEST), "", indent, fg=colours[sign], dim=sign == " "
-        )
+    runs = [(sign, [text for _, text in run]) for sign, run in groupby(found.lines, itemgetter(0))]
+    for index, (sign, texts) in enumerate(runs):
+        if sign == " ":
+            after = 0 if index == 0 else AROUND
+            before = 0 if index == len(runs) - 1 else AROUND
+            if len(texts) > after + before + 1:
+                texts = [*texts[:after], "...", *texts[len(texts) - before :]]  # noqa: PLW2901
+        for text in texts:
+            indent = " " * (len(text) - len(text.lstrip()) + 4)
+            yield from _wrapped(
+                f"{sign} {text}",
+                max(width, NARROWEST),
+                "",
+                indent,
+                fg=colours[sign],
+                dim=sign == " ",
+            )
 
 
 class _Leg:

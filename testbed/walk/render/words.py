@@ -21,6 +21,7 @@ MEANINGS: Mapping[Origin, str] = {
 #: Names of header fields, as a reader knows them.
 FIELDS: Mapping[str, str] = {
     "src": "source", "dst": "destination", "sport": "source port", "dport": "destination port",
+    "echo": "echo id",
     "src_mac": "source MAC", "dst_mac": "destination MAC", "ttl": "TTL", "ip_id": "IP id",
     "mark": "mark", "length": "length", "flags": "flags", "protocol": "protocol",
 }  # fmt: skip
@@ -156,15 +157,17 @@ def changes(hop: Hop, _: Translate = str) -> Iterator[str]:
     macs = {one.field: one for one in hop.changes if one.field in ("src_mac", "dst_mac")}
     for one in hop.changes:
         if one.field not in macs:
-            yield _change(one, _)
+            yield _change(one, hop.view, _)
     if len(macs) == 2:
         yield f"MAC {macs['src_mac'].after} → {macs['dst_mac'].after}"
     else:
-        yield from (_change(one, _) for one in macs.values())
+        yield from (_change(one, hop.view, _) for one in macs.values())
 
 
-def _change(one: Change, _: Translate) -> str:
+def _change(one: Change, view: View | None, _: Translate) -> str:
     inside, _dot, field = one.field.rpartition(".")
+    if field == "sport" and view and view.protocol in ("icmp", "icmpv6"):
+        field = "echo"
     words = _(FIELDS.get(field, field))
     if inside:
         words = f"{_('inner')} {words}"
