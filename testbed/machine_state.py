@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from testbed import polling
 from testbed.process import run, which
 from testbed.registry import PROVIDERS, ROLES
 
@@ -42,7 +43,8 @@ RESTLESS = re.compile(
 COUNTERS = re.compile(r"\[\d+:\d+\]|packets \d+ bytes \d+")
 FOLDERS = ("/etc", "/run")  # besides those of providers and roles
 COMM_MAX = 15  # bytes of a process name (proc_pid_stat(5))
-PAUSE = 0.1  # seconds between two snapshots
+PAUSE = 0.1  # seconds between the first two snapshots
+LONGEST = 1.0  # seconds between later ones: each looks at all processes
 #: Areas in which a missing item is no difference: it may have belonged to another user's lab.
 PART = "part of a lab"
 ONLY_NEW = frozenset({"process", PART})
@@ -108,9 +110,11 @@ def left(before: Snapshot, *, seconds: float = 5.0, below: Path | None = None) -
     """
     deadline = time.monotonic() + seconds
     lines = differences(before, snapshot(below))
+    pause = PAUSE
     while lines:
         late = time.monotonic() > deadline
-        time.sleep(PAUSE)
+        time.sleep(pause)
+        pause = polling.longer(pause, LONGEST)
         now = set(differences(before, snapshot(below)))
         lines = [line for line in lines if line in now]
         if late:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from testbed import polling
 from testbed.errors import LabError, TimeoutExpired
 
 if TYPE_CHECKING:
     from testbed.steps.context import Context
-
-POLL_SECONDS = 0.01
-POLL_MAX = 0.25  # seconds; each pause is a tenth longer than the last one, up to this limit
 
 
 class Wait:
@@ -35,7 +33,7 @@ class Wait:
         self._seconds = seconds
         self._hint = hint
         self._began = time.monotonic()
-        self._pause = POLL_SECONDS
+        self._pause = polling.PAUSE
         self._seen = ""
         self.saw("")
 
@@ -67,4 +65,4 @@ class Wait:
             time.sleep(self._pause)
         elif self._context.given_up.wait(self._pause):
             raise LabError(f"stopped waiting for {self.words}")
-        self._pause = min(POLL_MAX, self._pause * 1.1)
+        self._pause = polling.longer(self._pause)

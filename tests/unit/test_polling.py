@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from testbed.polling import until
+from testbed.polling import LONGEST, PAUSE, until
 
 
 @pytest.fixture
@@ -28,6 +28,13 @@ def test_it_is_asked_again_after_each_pause(clock: list[float]) -> None:
     answers = itertools.chain([False, None, 0], itertools.repeat(True))
     assert until(lambda: next(answers), 10, pause=2)
     assert clock == [2, 2, 2]
+
+
+def test_the_longer_it_takes_the_less_often_it_is_asked(clock: list[float]) -> None:
+    assert not until(lambda: False, 60)
+    assert clock == sorted(clock)
+    assert (clock[0], clock[-1]) == (PAUSE, LONGEST)
+    assert len(clock) < 300
 
 
 def test_it_ends_in_vain_after_its_time(clock: list[float]) -> None:
