@@ -97,7 +97,7 @@ conformance: setup  ## upstream's network tests on a Kubernetes cluster, with bo
 	done
 
 sabotage: setup  ## break labs and tools in known ways: each check must fail (root)
-	$(SUDO) $(BIN)/python -m pytest $(LIVE) -q --tb=short tests/live/sabotage
+	$(SUDO) env TESTBED_LONG=1 $(BIN)/python -m pytest $(LIVE) -q --tb=short tests/live/sabotage
 
 bench-vm: setup  ## times of labs of virtual machines, by stage (root)
 	$(SUDO) $(BIN)/testbed doctor --provider vagrant --fix --quick

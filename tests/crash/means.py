@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from testbed import machine_state
-from testbed.labs.lab import Lab
+from testbed.labs.lab import Lab, labs
 from testbed.labs.live import LiveLab
 from testbed.leaks import leftovers
 from testbed.nodes.netns import cgroups
@@ -134,7 +134,7 @@ class Bed:
         )
 
     def labs(self) -> list[str]:
-        return [row["lab"] for row in json.loads(self.must("ls", "--json").stdout)]
+        return labs(settings(state_folder=self.state))
 
     def status(self, lab: str) -> Any:
         """Return the output of ``status``; its exit status must agree with it."""

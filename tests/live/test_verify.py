@@ -22,6 +22,10 @@ from testbed.suites.everything import NO_LAB
 
 ROOT = Path(__file__).resolve().parents[2]
 LEAST = 140  # claims that must be confirmed on the shipped labs
+LEAST_WITHOUT = 100  # without clusters
+#: The long form is `verify --all` as it is. The short form leaves clusters, which take as long as
+#: all the rest, to tests/k8s, and claims without a lab to tests/unit.
+LONG = "TESTBED_LONG" in os.environ
 LATE = "001"  # a document whose labs are not among the first
 
 
@@ -46,14 +50,13 @@ def two_node() -> Iterator[str]:
 @pytest.mark.seconds(60)
 def test_every_claim_ends_as_expected_on_every_lab(tmp_path: Path) -> None:
     out = tmp_path / "all.json"
-    done = testbed("verify", "--all", "-q", "--json", str(out))
+    some = [wanted.name for wanted in shipped().labs if LONG or not wanted.only]
+    chosen = [] if LONG else [word for name in some for word in ("--lab", name)]
+    done = testbed("verify", "--all", *chosen, "-q", "--json", str(out))
     assert done.returncode == 0, done.stdout + done.stderr
     run = json.loads(out.read_text())
-    assert (run["version"], run["complete"], run["interrupted"]) == (VERSION, True, False)
-    assert [lab["lab"] for lab in run["labs"]] == [
-        NO_LAB,
-        *(wanted.name for wanted in shipped().labs),
-    ]
+    assert (run["version"], run["complete"], run["interrupted"]) == (VERSION, LONG, False)
+    assert [lab["lab"] for lab in run["labs"]] == [*([NO_LAB] if LONG else []), *some]
     verdicts: dict[str, set[str]] = {}
     clusters = {wanted.name for wanted in shipped().labs if wanted.only}
     for lab in run["labs"]:
@@ -69,10 +72,12 @@ def test_every_claim_ends_as_expected_on_every_lab(tmp_path: Path) -> None:
             verdicts.setdefault(finding["claim"], set()).add(finding["verdict"])
     testable = {claim.id for claim in claims().values() if claim.is_testable}
     testable -= {c.id for c in claims().values() if of_a_cluster(c)}
+    testable -= {c.id for c in claims().values() if "none" in c.needs and not LONG}
     decided = {name for name, found in verdicts.items() if found - {"skipped"}}
     assert testable <= decided, testable - decided
     assert [claim["id"] for claim in run["claims"]] == list(claims())
-    assert sum(claim["verdict"] == "confirmed" for claim in run["claims"]) >= LEAST
+    least = LEAST if LONG else LEAST_WITHOUT
+    assert sum(claim["verdict"] == "confirmed" for claim in run["claims"]) >= least
     assert json.loads(testbed("ls", "--json").stdout) == []
 
 

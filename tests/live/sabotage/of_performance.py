@@ -36,14 +36,14 @@ def slow(node: Node | Pod, hook: str, match: str) -> Iterator[None]:
         node.run(["nft", "delete", "table", "ip", "slow"])
 
 
-@sabotage("docker-single", "nat-performance-cost", "mode-host-faster")
+@sabotage("docker-single", "nat-performance-cost", "mode-host-faster", slows=True)
 def host_mode_is_slow(lab: LiveLab) -> Iterator[None]:
     """Packets to the server in host mode traverse thousands of rules."""
     with slow(lab.node("host"), "input priority 0", f"tcp dport {ECHO_PORT}"):
         yield
 
 
-@sabotage("docker-single", "nat-performance-cost", "mode-host-faster")
+@sabotage("docker-single", "nat-performance-cost", "mode-host-faster", slows=True)
 def translation_is_slow_and_the_link_is_not(lab: LiveLab) -> Iterator[None]:
     """Packets to translate traverse thousands of rules, and `tc` slows no link down."""
     before_nat = "prerouting priority -150"
@@ -54,7 +54,7 @@ def translation_is_slow_and_the_link_is_not(lab: LiveLab) -> Iterator[None]:
         yield
 
 
-@sabotage("three-node-udp", "flannel-udp-slowest", "flannel-udp-crossings-cost")
+@sabotage("three-node-udp", "flannel-udp-slowest", "flannel-udp-crossings-cost", slows=True)
 def vxlan_is_slow(lab: LiveLab) -> Iterator[None]:
     """Packets that a host sends by the kernel's own VXLAN traverse thousands of rules."""
     with contextlib.ExitStack() as stack:

@@ -75,7 +75,7 @@ class Sabotage:
     flip.  Of these ``vain`` are claims about what others bring about in their own time, who are
     kept from it: their checks wait in vain, and give no verdict.  A statement that is false of
     what is there must be contradicted.  One that ``ruins`` its lab is not undone: the next gets
-    a new one.
+    a new one.  One that ``slows`` its lab is for claims that measure it.
     """
 
     name: str
@@ -85,6 +85,7 @@ class Sabotage:
     make: Callable[[LiveLab], AbstractContextManager[None]]
     ruins: bool = False
     vain: tuple[str, ...] = ()
+    slows: bool = False
 
 
 SABOTAGES: list[Sabotage] = []
@@ -92,7 +93,7 @@ JUDGED: set[tuple[Place, bool]] = set()  #: single judgements, and how they came
 
 
 def sabotage(
-    lab: str, *flips: str, ruins: bool = False, vain: Sequence[str] = ()
+    lab: str, *flips: str, ruins: bool = False, vain: Sequence[str] = (), slows: bool = False
 ) -> Callable[[Make], Make]:
     """Enter a generator function as a sabotage; its docstring's first line says what it does."""
 
@@ -100,7 +101,7 @@ def sabotage(
         what = (inspect.getdoc(make) or "").partition("\n")[0]
         made = contextlib.contextmanager(make)
         every = (*flips, *vain)
-        SABOTAGES.append(Sabotage(make.__name__, lab, what, every, made, ruins, tuple(vain)))
+        SABOTAGES.append(Sabotage(make.__name__, lab, what, every, made, ruins, tuple(vain), slows))
         return make
 
     return enter
