@@ -180,17 +180,17 @@ def lost(hops: Sequence[Hop], answered: Answers, errors: Sequence[Fact] = ()) ->
         return replace(end, facts=(*end.facts, *errors))
     about = {question.about: (question, text) for question, text in answered.items()}
     found = [*_unroutable(hops, about), *errors]
-    if "route" in about:  # it was not seen at all
+    last = next((one for one in reversed(hops) if one.kind == "device"), None)
+    if last is not None and last.point == "out":
+        found = found or _on_the_link(last, about)
+    elif not found:
+        if last is not None and hops[-1].kind in {"device", "route"}:
+            found += _refused_at_ingress(last, about)
+        found += [*_no_neighbour(hops, about), *_in_the_queue(hops, about)]
+    if "route" in about:  # no device has seen it
         question, text = about["route"]
         fact = _route_fact(question, text)
-        found = [*([fact] if fact else []), *found]
-    last = next((one for one in reversed(hops) if one.kind == "device"), None)
-    if not found and last is not None and last.point == "out":
-        found += _on_the_link(last, about)
-    elif not found and last is not None:
-        last_kind = hops[-1].kind
-        found += _refused_at_ingress(last, about) if last_kind in {"device", "route"} else []
-        found += _no_neighbour(hops, about)
+        found = [*found, *([fact] if fact else [])]
     if not found:
         found = [Fact("nothing more was seen of the packet", "inferred")]
     return Hop("end", spot, hops[-1].point if hops else "", facts=tuple(found))
@@ -322,45 +322,53 @@ def _refused_at_ingress(last: Hop, about: About) -> list[Fact]:
 def _on_the_link(last: Hop, about: About) -> list[Fact]:
     """Return why the other end of a link did not receive a frame."""
     device = last.spot.interface
-    found = _down(device, about)
-    found.append(Fact(f"{device} sent it, and the other end did not receive it", "inferred"))
+    text = f"{device} sent it, and the other end did not receive it"
+    return [*_down(device, about), Fact(text, "inferred"), *_queue(device, about)]
+
+
+def _in_the_queue(hops: Sequence[Hop], about: About) -> list[Fact]:
+    """Return the loss of the queue of the device that the route leaves by."""
+    route = next((hop for hop in reversed(hops) if hop.kind == "route"), None)
+    words = route.facts[0].text.split() if route is not None and route.facts else []
+    return _queue(words[words.index("dev") + 1], about) if "dev" in words[:-1] else []
+
+
+def _queue(device: str, about: About) -> list[Fact]:
+    """Return the queue of a device if it loses packets by intention (tc-netem(8))."""
     question, text = about.get("queue", (None, ""))
-    if question is not None:
-        found += [
-            Fact(" ".join(line.split()), "asked", question.text)
-            for line in text.splitlines()
-            if "loss" in line
-        ]
-    return found
+    return [
+        Fact(f"the queue of {device}: {' '.join(line.split())}", "asked", question.text)
+        for line in text.splitlines()
+        if question is not None and f" dev {device} " in line and "loss" in line
+    ]
 
 
 def loss_questions(hops: Sequence[Hop], seen: Seen, address: str) -> list[Question]:
     """Return what to ask in the last namespace that a lost packet was seen in.
 
-    ``address`` is the target's, for a packet that was not seen at all.
+    ``address`` is the target's, for a packet that no device has seen.
     """
+    asked = [
+        Question(seen.place, "links", ("ip", "-o", "link", "show")),
+        Question(seen.place, "queue", ("tc", "qdisc", "show")),
+    ]
     last = next((one for one in reversed(hops) if one.kind == "device"), None)
-    if last is None or last.view is None:
-        version = ("-6",) if ":" in address else ()
-        return [Question(seen.place, "route", ("ip", *version, "-o", "route", "get", address))]
-    device = last.spot.interface
+    view = last.view if last is not None else None
+    version = ("-6",) if ":" in (view.dst if view is not None else address) else ()
+    ip = ("ip", *version, "-o")
+    asked.append(Question(seen.place, "neighbours", ("ip", *version, "neigh", "show")))
+    if last is None or view is None:
+        return [*asked, Question(seen.place, "route", (*ip, "route", "get", address))]
     if last.point == "out":
-        return [
-            Question(seen.place, "links", ("ip", "-o", "link", "show")),
-            Question(seen.place, "queue", ("tc", "-s", "qdisc", "show", "dev", device)),
-        ]
-    version = ("-6",) if ":" in last.view.dst else ()
-    family = "ipv6" if version else "ipv4"
-    conf = f"net.{family}.conf"
+        return asked
+    device, conf = last.spot.interface, f"net.{'ipv6' if version else 'ipv4'}.conf"
     names = [f"{conf}.{device}.forwarding"]
     if not version:
         names += [f"{conf}.{device}.rp_filter", f"{conf}.all.rp_filter"]
-    ip = ("ip", *version, "-o")
     return [
-        Question(seen.place, "neighbours", ("ip", *version, "neigh", "show")),
-        Question(seen.place, "links", ("ip", "-o", "link", "show")),
+        *asked,
         Question(seen.place, "settings", ("sysctl", *names)),
-        Question(seen.place, "match", (*ip, "route", "show", "match", last.view.dst)),
-        Question(seen.place, "reverse", (*ip, "route", "get", last.view.src)),
+        Question(seen.place, "match", (*ip, "route", "show", "match", view.dst)),
+        Question(seen.place, "reverse", (*ip, "route", "get", view.src)),
         Question(seen.place, "ingress", ("tc", "filter", "show", "dev", device, "ingress")),
     ]

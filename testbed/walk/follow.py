@@ -454,8 +454,10 @@ def _between(
     """Return the hops between two sightings, or before the first, or after the last one."""
     if before is not None and after is not None and before.place != after.place:
         found = _end(before, places, waiting) if before.point == "in" else []
-        if before.point == "in" or not _same_frame(before, after):
-            text = f"nothing was seen between {before.device} and {after.device}"
+        link = places[before.place].links.get(before.device)
+        elsewhere = link is not None and link.kind == "veth" and not _joined(places, before, after)
+        if before.point == "in" or elsewhere or not _same_frame(before, after):
+            text = f"what is between {before.device} and {after.device} is not watched"
             blind = (Fact(text, "inferred"),)
             found.append(Hop("blind", places[after.place].spot(), "", facts=blind))
         return found

@@ -146,7 +146,7 @@ class _Run:
             "size": request.size,
             "http": request.http,
             "host": request.host or self.target.host,
-            "seconds": request.seconds,
+            "seconds": request.seconds * max(node.slowness for node in self.lab.nodes.values()),
         }
         if post.path:
             found: dict[str, Any] = watch.inside(post.path, lambda: sender.send(given))
