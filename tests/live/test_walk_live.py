@@ -1,0 +1,451 @@
+"""Walks on real labs, held against captures of tcpdump, rules and counters read independently."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import pytest
+from labs import brought_up
+
+from testbed.errors import UsageError
+from testbed.labs.live import LiveLab
+from testbed.observe.capture import captures
+from testbed.polling import until
+from testbed.topology import Overrides, load
+from testbed.walk.request import Request
+from testbed.walk.run import walk
+
+if TYPE_CHECKING:
+    from testbed.labs.lab import Lab
+    from testbed.nodes.place import Place
+    from testbed.walk.model import Hop, Leg, Walk
+
+#: Three machines in a row, and beside them one with a published port.
+ROW = """
+name: walk-row
+links:
+  - {ends: [a:eth1, b:eth1], subnet: 10.0.0.0/30, subnet6: "fd00:1::/64"}
+  - {ends: [b:eth2, c:eth1], subnet: 10.0.0.4/30, subnet6: "fd00:2::/64", mtu: 1400}
+nodes:
+  a: {routes: [default via 10.0.0.2, default via fd00:1::2]}
+  b: {forward: true}
+  c: {routes: [default via 10.0.0.5, default via fd00:2::1]}
+"""
+C, C6 = "10.0.0.6", "fd00:2::2"
+NO_ANSWER = Request(seconds=0.3)  # nothing will come
+
+
+STATES: dict[str, Path] = {}  # of each lab
+
+
+def up(topology: str, state: Path, **given: str) -> Iterator[LiveLab]:
+    found = load(topology, Overrides(**given) if given else None)
+    STATES[found.name] = state
+    lab: Lab
+    for lab in brought_up(found, state):
+        with LiveLab(lab.context()) as live:
+            yield live
+
+
+@pytest.fixture(scope="module")
+def row(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveLab]:
+    folder = tmp_path_factory.mktemp("row")
+    (folder / "row.yaml").write_text(ROW)
+    yield from up(str(folder / "row.yaml"), folder / "state")
+
+
+@pytest.fixture(scope="module")
+def vxlan(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveLab]:
+    yield from up("two-node", tmp_path_factory.mktemp("vxlan"), name="walk-vxlan")
+
+
+KINDS = {
+    "iptables-nft": {"firewall": "iptables-nft"},
+    "iptables-legacy": {"firewall": "iptables-legacy"},
+    "nftables": {"docker": "29", "firewall": "nftables"},
+}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def docker(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LiveLab]:
+    """One machine with a published port, by each kind of netfilter's rules."""
+    state = tmp_path_factory.mktemp("docker")
+    yield from up("docker-single", state, name="walk-docker", **KINDS[request.param])
+
+
+def fine(found: Walk) -> Leg:
+    assert found.arrived, [hop.facts for hop in found.legs[-1].hops[-1:]]
+    return found.legs[0]
+
+
+def labels(leg: Leg) -> list[str]:
+    return [hop.label for hop in leg.hops]
+
+
+def end(found: Walk) -> Hop:
+    """The end of a packet that was lost."""
+    assert not found.legs[0].arrived
+    last = found.legs[0].hops[-1]
+    assert last.kind == "end"
+    return last
+
+
+def why(hop: Hop) -> str:
+    return " ".join(fact.text for fact in hop.facts)
+
+
+# -- devices, against tcpdump ----------------------------------------------------------
+
+
+def place_of(lab: LiveLab, hop: Hop) -> Place:
+    if hop.spot.fabric:
+        assert lab.fabric is not None
+        return lab.fabric
+    if hop.spot.space:
+        return lab.container(hop.spot.space, node=hop.spot.machine)
+    return lab.node(hop.spot.machine)
+
+
+def checked(lab: LiveLab, source: str, target: str, request: Request) -> Walk:
+    """A walk whose frames tcpdump has captured, too, on each of its devices.
+
+    Each device must have seen just the frame that the hop shows, and as often as the walk says.
+    """
+    first = walk(lab, source, target, request, reply=True)
+    devices = {}
+    for hop in (hop for leg in first.legs for hop in leg.hops if hop.kind == "device"):
+        devices[str(hop.spot)] = (place_of(lab, hop), hop.spot.interface, "")
+    with captures(*devices.values()) as seen:
+        found = walk(lab, source, target, request, reply=True)
+    assert found.hops == first.hops
+    frames = {
+        spot: [packet.frame for packet in one.packets]
+        for spot, one in zip(devices, seen, strict=True)
+    }
+    for leg in found.legs:
+        for hop in leg.hops:
+            if hop.kind == "device":
+                assert hop.view is not None
+                assert frames[str(hop.spot)].count(hop.view.frame) == (
+                    2 if hop.spot.interface == "lo" else 1  # out, and in again
+                ), hop
+    return found
+
+
+def test_two_nodes_by_vxlan(vxlan: LiveLab) -> None:
+    found = checked(vxlan, "container-1", "node2/container-2", Request("tcp", 80))
+    there = fine(found)
+    devices = [label for label in labels(there) if ":" in label]
+    veths = [re.sub(r"veth\w+", "veth*", label) for label in devices]
+    assert veths == [
+        "node1/container-1:eth0 out", "node1:veth* in", "node1:docker0 in", "node1:flannel.1 out",
+        "node1:eth0 out", "lan:node1 in", "lan:node2 out", "node2:eth0 in", "node2:flannel.1 in",
+        "node2:docker0 out", "node2:veth* out", "node2/container-2:eth0 in",
+    ]  # fmt: skip
+    wrapped = [hop for hop in there.hops if hop.view is not None and hop.view.inside is not None]
+    assert {hop.view.carrier for hop in wrapped if hop.view} == {"vxlan 1"}
+    routes = [hop.facts[0].text for hop in there.hops if hop.kind == "route"]
+    # The first says where a container's packets go, the second where those of the other node do.
+    assert routes[0].startswith("default via 100.96.1.1 dev eth0")
+    assert "via 100.96.2.0 dev flannel.1" in routes[1]
+    vtep = next(hop for hop in there.hops if hop.label == "node1:flannel.1 out")
+    fdb = vxlan.node("node1").run(["bridge", "fdb", "show", "dev", "flannel.1"]).stdout
+    assert vtep.view is not None
+    assert f"{vtep.view.dst_mac} dst 10.168.0.3" in fdb
+    assert "10.168.0.3" in why(vtep)
+
+
+@pytest.mark.parametrize("request_", [Request(), Request("udp", 80), Request("tcp", 81)],
+                         ids=str)  # fmt: skip
+def test_requests_of_each_kind_arrive(vxlan: LiveLab, request_: Request) -> None:
+    """A closed port is an arrival, too: its answer is a reset or an ICMP error."""
+    found = walk(vxlan, "container-1", "container-2", request_, reply=True)
+    assert [leg.direction for leg in found.legs] == ["there", "back"]
+    fine(found)
+    assert found.legs[1].hops[-1].spot.space == "container-1"
+
+
+def test_a_published_port_and_the_way_out(docker: LiveLab) -> None:
+    found = checked(docker, "outside", "host", Request("tcp", 8080))
+    there, back = found.legs
+    web = docker.container("web")
+    (translation,) = [hop for hop in there.hops if hop.kind == "conntrack"]
+    changed = {(one.field, one.after) for one in translation.changes}
+    assert changed == {("dst", web.address), ("dport", "80")}
+    (again,) = [hop for hop in back.hops if hop.kind == "conntrack"]
+    assert {(one.field, one.before) for one in again.changes} == {
+        ("src", web.address), ("sport", "80"),
+    }  # fmt: skip
+    assert there.hops[-1].spot.space == "web"
+    out = checked(docker, "nginx-1", "outside", Request())
+    (masked,) = [hop for hop in fine(out).hops if hop.kind == "conntrack"]
+    assert [(one.field, one.after) for one in masked.changes] == [("src", "10.168.0.2")]
+    met = [rule.verdict.upper() for hop in out.legs[0].hops for rule in hop.rules]
+    assert "MASQUERADE" in met
+
+
+def test_from_the_machine_itself_to_its_port(docker: LiveLab) -> None:
+    """The hook output translates, and the packet is routed again."""
+    there = fine(checked(docker, "host", "host", Request("tcp", 8080)))
+    kinds = [hop.kind for hop in there.hops]
+    assert kinds.index("conntrack") < len(kinds) - 1 - kinds[::-1].index("route")
+    first, second = [hop.facts[0].text for hop in there.hops if hop.kind == "route"][:2]
+    assert first.startswith("local 10.168.0.2")
+    assert "dev docker0" in second
+
+
+def test_two_containers_of_one_bridge_and_one_with_itself(docker: LiveLab) -> None:
+    there = fine(checked(docker, "nginx-1", "nginx-2", Request()))
+    routes = [str(hop.spot) for hop in there.hops if hop.kind == "route"]
+    assert routes == ["host/nginx-1", "host/nginx-2:eth0"]  # none on the host
+    itself = fine(walk(docker, "sidecar", "nginx-1", Request()))
+    assert [label for label in labels(itself) if ":" in label] == [
+        "host/nginx-1:lo out", "host/nginx-1:lo in",
+    ]  # fmt: skip
+    host = fine(walk(docker, "nginx-1", "in-host-mode", Request("tcp", 81)))
+    assert str(host.hops[-1].spot) == "host"
+
+
+# -- rules, against what lists them ---------------------------------------------------
+
+
+def listed(node: Place, table: str, chain: str, family: str, kind: str) -> list[str]:
+    """The rules of a chain, as the program that wrote them lists them."""
+    if kind == "nftables":
+        text = node.run(["nft", "-s", "list", "chain", family, table, chain]).stdout
+        inner = [line.strip() for line in text.splitlines()[2:-2]]
+        lines = [line for line in inner if not line.startswith("type ")]
+        return [re.sub(r"\s*\bcounter\b", "", line).strip() for line in lines]
+    program = f"{kind}-save"
+    text = node.run([program, "-t", table]).stdout
+    return [line for line in text.splitlines() if line.startswith(f"-A {chain} ")]
+
+
+def counted(node: Place, kind: str) -> dict[str, int]:
+    """The packets of each rule of iptables."""
+    text = node.run([f"{kind}-save", "-c"]).stdout
+    found = re.findall(r"^\[(\d+):\d+\] (-A .*)$", text, re.MULTILINE)
+    return {rule: int(count) for count, rule in found}
+
+
+def test_rules_have_their_text_position_and_counter(
+    docker: LiveLab, request: pytest.FixtureRequest
+) -> None:
+    kind = request.node.callspec.params["docker"]
+    node = docker.node("host")
+    before = counted(node, kind) if kind != "nftables" else {}
+    found = walk(docker, "outside", "host", Request("tcp", 8080))
+    rules = [
+        rule for hop in fine(found).hops for rule in hop.rules
+        if hop.spot.machine == "host" and rule.position
+    ]  # fmt: skip
+    assert len(rules) >= 4
+    for rule in rules:
+        lines = listed(node, rule.table, rule.chain, rule.family, kind)
+        assert lines[rule.position - 1] == rule.text
+    if kind != "nftables":
+        after = counted(node, kind)
+        risen = {rule for rule, count in after.items() if count > before.get(rule, 0)}
+        assert {rule.text for rule in rules} <= risen
+
+
+# -- losses ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Commands that break the row, those that mend it, and what the walk says of it."""
+
+    broken: Sequence[str]
+    mended: Sequence[str]
+    place: str
+    words: str
+    rule: str = ""
+    target: str = C
+    request: Request = field(default=NO_ANSWER)
+    family: Literal[4, 6] = 4
+
+
+NFT = "nft add table inet t; nft 'add chain inet t f {{ type filter hook forward priority 0; {} }}'"
+LOSSES = {
+    "a rule of nftables": Loss(
+        ["b: " + NFT.format(""), f"b: nft add rule inet t f ip daddr {C} drop"],
+        ["b: nft delete table inet t"], "b", "rule 1 of t f", f"ip daddr {C} drop"),
+    "a policy": Loss(["b: " + NFT.format("policy drop;")], ["b: nft delete table inet t"],
+                     "b", "policy of t f", "policy drop"),
+    "a policy for IPv6": Loss(["b: " + NFT.format("policy drop;")], ["b: nft delete table inet t"],
+                              "b", "policy of t f", "policy drop", C6, family=6),
+    "a rule of iptables": Loss(
+        ["c: iptables -A INPUT -p icmp -j DROP"], ["c: iptables -F"],
+        "c", "rule 1 of filter INPUT", "-A INPUT -p icmp -j DROP"),
+    "iptables at the sender": Loss(
+        ["a: iptables -A OUTPUT -p tcp --dport 80 -j DROP"], ["a: iptables -F"], "a",
+        "rule 1 of filter OUTPUT", "-A OUTPUT -p tcp -m tcp --dport 80 -j DROP",
+        request=Request("tcp", 80, seconds=0.3)),
+    "a rule that rejects": Loss(
+        ["b: iptables -A FORWARD -p icmp -j REJECT"], ["b: iptables -F"], "b",
+        "port unreachable",
+        "-A FORWARD -p icmp -j REJECT --reject-with icmp-port-unreachable"),
+    "iptables-legacy": Loss(
+        ["b: iptables-legacy -A FORWARD -p icmp -j DROP"], ["b: iptables-legacy -F"],
+        "b", "rule 1 of filter FORWARD", "-A FORWARD -p icmp -j DROP"),
+    "a table at the ingress": Loss(
+        ["b: nft add table netdev t; nft 'add chain netdev t i "
+         '{ type filter hook ingress device "eth1" priority 0; }\'; '
+         "nft add rule netdev t i drop"],
+        ["b: nft delete table netdev t"], "b", "rule 1 of t i", "drop"),
+    "forwarding is off": Loss(
+        ["b: sysctl -qw net.ipv4.ip_forward=0"], ["b: sysctl -qw net.ipv4.ip_forward=1"],
+        "b:eth1", "net.ipv4.conf.eth1.forwarding = 0"),
+    "no route": Loss([], [], "b:eth1", "Network is unreachable", target="192.0.2.1"),
+    "a route that refuses": Loss(
+        ["b: ip route add unreachable 192.0.2.0/24"], ["b: ip route del unreachable 192.0.2.0/24"],
+        "b:eth1", "unreachable 192.0.2.0/24", target="192.0.2.1"),
+    "a black hole": Loss(
+        ["b: ip route add blackhole 192.0.2.0/24"], ["b: ip route del blackhole 192.0.2.0/24"],
+        "b:eth1", "blackhole 192.0.2.0/24", target="192.0.2.1"),
+    "no route at the sender": Loss(
+        ["a: ip route del default"], ["a: ip route add default via 10.0.0.2"],
+        "a", "Network is unreachable"),
+    "no neighbour": Loss(
+        ["b: ip addr add 192.0.2.1/24 dev eth2"], ["b: ip addr del 192.0.2.1/24 dev eth2"],
+        "b:eth1", "192.0.2.9 dev eth2", target="192.0.2.9"),
+    "rp_filter": Loss(
+        ["b: sysctl -qw net.ipv4.conf.all.rp_filter=1", "b: ip route add 192.0.2.7 via 10.0.0.6",
+         "a: ip addr add 192.0.2.7/32 dev lo",
+         "a: ip route replace default via 10.0.0.2 src 192.0.2.7"],
+        ["a: ip route replace default via 10.0.0.2", "a: ip addr del 192.0.2.7/32 dev lo",
+         "b: ip route del 192.0.2.7", "b: sysctl -qw net.ipv4.conf.all.rp_filter=0"],
+        "b:eth1", "rp_filter"),
+    "the MTU": Loss([], ["a: ip route flush cache"], "b:eth1", "fragmentation needed, MTU 1400",
+                    request=Request(size=1380, seconds=0.3)),
+    "the MTU of IPv6": Loss([], ["a: ip -6 route flush cache"], "b:eth1",
+                            "packet too big, MTU 1400", target=C6, family=6,
+                            request=Request(size=1380, seconds=0.3)),
+    "a link that is down": Loss(
+        ["c: ip link set eth1 down"],
+        ["c: ip link set eth1 up", "c: ip route add default via 10.0.0.5",
+         "c: ip addr add fd00:2::2/64 dev eth1 nodad", "c: ip route add default via fd00:2::1"],
+        "b", "eth2 is down"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_lost_packet_has_its_place_and_its_cause(row: LiveLab, name: str) -> None:
+    loss = LOSSES[name]
+
+    def do(commands: Sequence[str]) -> None:
+        for node, _, command in (one.partition(": ") for one in commands):
+            row.node(node).run(["sh", "-ec", command])
+
+    family = loss.family
+    whole = C6 if family == 6 else C
+    fine(walk(row, "a", whole, Request(), family=family))  # and ARP is done
+    try:
+        do(loss.broken)
+        last = end(walk(row, "a", loss.target, loss.request, family=family))
+    finally:
+        do(loss.mended)
+    assert (str(last.spot).partition(":")[0], loss.words in why(last)) == (
+        loss.place.partition(":")[0], True,
+    ), last  # fmt: skip
+    assert [rule.text for rule in last.rules] == ([loss.rule] if loss.rule else [])
+    fine(walk(row, "a", whole, Request(), family=family))
+
+
+def test_an_answer_that_is_lost(row: LiveLab) -> None:
+    row.node("c").run(["ip", "route", "del", "default"])
+    try:
+        found = walk(row, "a", C, NO_ANSWER, reply=True)
+    finally:
+        row.node("c").run(["ip", "route", "add", "default", "via", "10.0.0.5"])
+    there, back = found.legs
+    assert (there.arrived, back.arrived) == (True, False)
+    assert (str(back.hops[-1].spot), "unreachable" in why(back.hops[-1])) == ("c", True)
+
+
+# -- nothing is left -----------------------------------------------------------------------
+
+
+def left(lab: LiveLab) -> list[str]:
+    """What a walk could leave: tables, and the logger of legacy tables."""
+    found = []
+    for node in lab.nodes.values():
+        tables = node.run(["nft", "list", "tables"]).stdout
+        logger = node.run(["cat", "/proc/sys/net/netfilter/nf_log/2"]).stdout
+        found += [node.name, *sorted(tables.splitlines()), logger]
+    return found
+
+
+def test_walks_at_the_same_time_are_all_right(row: LiveLab) -> None:
+    before = left(row)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: walk(row, "a", C, Request(), reply=True), range(4)))
+    for one in found:
+        fine(one)
+        assert [leg.copies for leg in one.legs] == [0, 0]
+        assert one.hops == found[0].hops
+    assert left(row) == before
+
+
+@pytest.mark.parametrize("step", range(8))
+def test_a_walk_that_is_killed_leaves_nothing(row: LiveLab, step: int) -> None:
+    """Also the logger is put back, which a table of iptables-legacy needs for the trace."""
+    b = row.node("b")
+    b.run(["iptables-legacy", "-A", "FORWARD", "-p", "tcp", "-j", "ACCEPT"])
+    try:
+        before = left(row)
+        argv = [sys.executable, "-m", "testbed", "walk", "-l", row.name, "a", "192.0.2.1"]
+        with subprocess.Popen(
+            [*argv, "--timeout", "2"],
+            env=environment(row),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        ) as running:
+            time.sleep(0.15 + 0.1 * step)  # not a wait: so that it is killed at many points
+            running.send_signal(signal.SIGKILL)
+        assert until(lambda: left(row) == before, 60), left(row)
+    finally:
+        b.run(["iptables-legacy", "-F"])
+
+
+def environment(lab: LiveLab) -> dict[str, str]:
+    return {**os.environ, "TESTBED_STATE": str(STATES[lab.name])}
+
+
+def test_a_lab_that_goes_away_ends_a_walk(tmp_path: Path) -> None:
+    (tmp_path / "lab.yaml").write_text(ROW.replace("walk-row", "walk-gone"))
+    for lab in up(str(tmp_path / "lab.yaml"), tmp_path / "state"):
+        state = environment(lab)
+        argv = [sys.executable, "-m", "testbed"]
+        with subprocess.Popen(
+            [*argv, "walk", "a", "192.0.2.9", "--timeout", "5"],
+            env=state,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as running:
+            # Until its request is on the way, at the node that it does not get past.
+            assert until(lambda watched=lab: "testbed_walk" in "".join(left(watched)), 60)  # type: ignore[misc]
+            subprocess.run([*argv, "down", "walk-gone"], env=state, check=True, capture_output=True)
+            _, errors = running.communicate(timeout=120)
+        assert running.returncode in {1, 4}
+        assert b"Traceback" not in errors
+
+
+def test_an_unknown_place_has_its_nearest(vxlan: LiveLab) -> None:
+    with pytest.raises(UsageError) as error:
+        walk(vxlan, "container-1", "node2/contaner-2", Request())
+    assert error.value.hint is not None
+    assert "node2/container-2" in error.value.hint
