@@ -47,6 +47,7 @@ CGROUP = "testbed-floor"
 WANTED = {2: 1.2, 10: 1.0, 30: 0.75}
 UP_WANTED = {100: 45.0}  # seconds, on two quiet cores
 IDLE_WANTED = {2: 0.01, 100: 0.1}  # cores
+GRAPH_WANTED = {2: 0.5, 30: 1.0}  # seconds of `testbed graph`, on two quiet cores
 GROWTH_WANTED = 1.5  # processor time a node, as a multiple of that in a lab of GROWTH_FROM nodes
 GROWTH_FROM = 10
 SETTLE = 10.0  # seconds until a new lab is idle
@@ -104,7 +105,7 @@ def numbers(text: str) -> list[int]:
 
 
 def growth(nodes: int, backend: str, *, idle: bool) -> dict[str, float]:
-    """Figures of one lab: wall and processor seconds of ``up``, and the idle share of a core."""
+    """Figures of one lab: seconds of ``up`` and ``graph``, and the idle share of a core."""
     lab = f"bench-{nodes}"
     up = [*TESTBED, "up", "two-node", "--nodes", str(nodes), "--backend", backend]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -114,6 +115,7 @@ def growth(nodes: int, backend: str, *, idle: bool) -> dict[str, float]:
         own = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         found = {"up": wall, "own processor": own, "lab processor": processor(lab)}
         found["processor a node"] = (own + found["lab processor"]) / nodes
+        found["graph"] = statistics.median(timed([*TESTBED, "graph", lab]) for _ in range(3))
         if idle:
             time.sleep(SETTLE)
             found["idle"] = idle_share(lab, float(resync(nodes, slow=False).partition("=")[2]))
@@ -151,6 +153,8 @@ def show_growth(nodes: int, grown: dict[str, float], base: float) -> None:
         words += f", {grown['processor a node'] / base:.2f} times that of {GROWTH_FROM} nodes"
         words += f" (at most {GROWTH_WANTED})"
     print(words)
+    wanted = f" (at most {GRAPH_WANTED[nodes]})" if nodes in GRAPH_WANTED else ""
+    print(f"{nodes} nodes: graph {grown['graph']:.2f} s{wanted}")
     if "idle" in grown:
         wanted = f" (at most {IDLE_WANTED[nodes]})" if nodes in IDLE_WANTED else ""
         print(f"{nodes} nodes: idle at {grown['idle']:.4f} core{wanted}")
