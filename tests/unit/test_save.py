@@ -313,8 +313,13 @@ def test_addresses_of_the_ends_of_links(hands: Hands) -> None:
 def test_ipv6_addresses_of_ports(hands: Hands) -> None:
     hands.bench.provider.destroy("plain")
     hands.up(PLAIN.replace("0.0/24}", '0.0/24, subnet6: "fd00::/64"}'))
+    looks = Looks()
+    looks.fresh["net.ipv6.conf.default.accept_ra"] = "1"
+    looks.sysctls["net.ipv6.conf.eth0.accept_ra"] = "0"
+    looks.install(hands, "b")
     data, comments = saved(hands)
     assert comments == [], "those of the file"
+    assert "sysctls" not in data["nodes"]["b"], "what `up` sets with them"
     assert data["nodes"]["b"]["networks"] == {"lan": "10.168.0.3"}
     hands.node("b").wiring.addresses["eth0"] = ("10.168.0.3/24", "fd00::3/64", "fd00::33/64")
     data, comments = saved(hands)
