@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import subprocess
+import sys
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,7 +24,7 @@ nodes:
   a: {networks: {lan: 10.168.0.2}, roles: [docker]}
   b: {networks: {lan: 10.168.0.3}}
 containers:
-  web: {node: a}
+  web: {node: a, publish: ["8080:80"]}
 """
 
 Testbed = Callable[..., Said]
@@ -71,6 +74,27 @@ def test_a_command_on_every_node(testbed: Testbed) -> None:
             assert (said.status, folder in said.err) == (126, True), said
     assert testbed("exec", "-w", "/etc", "a/web", "nosuch").status == 127
     assert testbed("exec", "--all", "sh", "-c", "exit $(hostname | wc -c)").status == 2
+
+
+@pytest.mark.parametrize("where", ["a/web:80", "b:10.168.0.2:8080"])
+def test_a_port_is_reached_from_this_machine(testbed: Testbed, folder: Path, where: str) -> None:
+    before = subprocess.run(["iptables-save"], capture_output=True, check=False).stdout
+    words = [sys.executable, "-m", "testbed", "forward", "-l", LAB, where, "0", "--json"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, cwd=folder) as running:
+        assert running.stdout is not None
+        lines = [running.stdout.readline() for _ in range(6)]
+        port = json.loads(b"".join(lines))["port"]
+        try:
+            for _ in range(3):
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=60) as page:
+                    assert json.load(page)["name"] == "web"
+            with pytest.raises(OSError, match="refused"):
+                socket.create_connection(("127.0.0.2", port), 5)
+        finally:
+            running.terminate()
+    after = subprocess.run(["iptables-save"], capture_output=True, check=False).stdout
+    assert re.sub(rb"#.*|\[.*", b"", after) == re.sub(rb"#.*|\[.*", b"", before)
+    del testbed
 
 
 def test_a_folder_goes_into_a_container_and_comes_back(testbed: Testbed, tmp_path: Path) -> None:
