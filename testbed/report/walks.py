@@ -223,10 +223,25 @@ class _Leg:
             if not near:
                 continue
             left = near[0].x + RAIL - 12
-            right = near[-1].x + RAIL + 12
+            between = near[1:] and self._is_between(index)
+            right = (self._side(near[-1]) if between else near[-1].x + RAIL) + 12
             right = max(right, left + 80)
             self._sheet.line([(left, y), (right, y)], "pic-bus pic-network")
             self._sheet.text((left + right) / 2, y + 18, name, "pic-small", anchor="middle")
+
+    def _is_between(self, index: int) -> bool:
+        """Tell whether a card is in the middle: it is entered and left at its lower edge."""
+        return 0 < index < len(self._cards) - 1
+
+    @staticmethod
+    def _side(card: Card) -> float:
+        """Return where the way goes up beside a card."""
+        return card.x - GUTTER / 2
+
+    def _above(self, card: Card) -> float:
+        """Return the height at which the way enters a card from its side."""
+        tops = [top for top, _, _ in card.boxes] + [stop.y - ROW for stop in card.stops]
+        return min(tops, default=self._bottom) - SPACE
 
     def _draw_way(self) -> None:
         """Draw the packet's way as one line through all stops."""
@@ -235,9 +250,10 @@ class _Leg:
         last = len(self._cards) - 1
         for index, card in enumerate(self._cards):
             x = card.x + RAIL
-            if 0 < index < last:  # up beside the card, and down through it
-                high = self._top + HEAD - 8
-                points += [(card.x - GUTTER / 2, low), (card.x - GUTTER / 2, high), (x, high)]
+            if self._is_between(index):  # up beside the card, and down through it
+                side, high = self._side(card), self._above(card)
+                points += [(side, low), (side, high), (x, high)]
+                self._sheet.arrow(side, low - BUS / 2, "walk-arrow", up=True)
             elif index or 0 in self._networks:
                 points.append((x, low))
                 self._sheet.arrow(x, low - BUS / 2, "walk-arrow", up=True)
