@@ -10,14 +10,13 @@ Colours and fonts are the page's, by class names; a file of its own brings them 
 from __future__ import annotations
 
 import math
-import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Interface, IPv4Network
 from typing import Any
 
 from testbed.observe.graph import tunnels
-from testbed.report.drawing import alone
+from testbed.report.drawing import Sheet, alone
 
 Graph = Mapping[str, Any]
 Link = Mapping[str, Any]
@@ -116,15 +115,14 @@ def draw(graph: Graph, *, id: str, title: str, translate: Translate = str) -> st
     if not graph.get("nodes"):
         return ""
     cards = [_card(node, translate) for node in graph["nodes"]]
-    root = _Drawing(graph, cards, translate).svg(id, title, describe(graph, translate))
-    return ET.tostring(root, encoding="unicode")
+    return _Drawing(graph, cards, translate).svg(id, title, describe(graph, translate))
 
 
 def page(graph: Graph, *, title: str) -> str:
     """Draw the graph as an SVG file, which follows the scheme of the reader, light or dark."""
     cards = [_card(node, str) for node in graph["nodes"]]
-    root = _Drawing(graph, cards, str).svg("picture", title, describe(graph, str))
-    return alone(ET.tostring(root, encoding="unicode"), margin=MARGIN)
+    svg = _Drawing(graph, cards, str).svg("picture", title, describe(graph, str))
+    return alone(svg, margin=MARGIN)
 
 
 # -- contents --------------------------------------------------------------------
@@ -264,14 +262,14 @@ def _end_words(end: Mapping[str, Any]) -> str:
 # -- drawing ---------------------------------------------------------------------
 
 
-class _Drawing:
+class _Drawing(Sheet):
     """Places the cards, then draws them: all cards share the same heights."""
 
     def __init__(self, graph: Graph, cards: list[Card], translate: Translate) -> None:
+        super().__init__()
         self.graph = graph
         self.cards = cards
         self.translate = translate
-        self.root = ET.Element("svg")
         self._place()
 
     # -- placing
@@ -381,24 +379,13 @@ class _Drawing:
 
     # -- drawing
 
-    def svg(self, id: str, title: str, description: str) -> ET.Element:
+    def svg(self, id: str, title: str, description: str) -> str:
         below = self._services(self._buses(self._wires()))
-        height = below + 4
-        self.root.attrib |= {
-            "class": f"picture {self._size}",
-            "viewBox": f"0 0 {self.width:g} {height:g}",
-            "width": f"{self.width:g}",
-            "height": f"{height:g}",
-            "role": "img",
-            "aria-labelledby": f"{id}-title {id}-desc",
-        }
         for card in self.cards:
             self._draw_card(card)
-        for tag, text in (("desc", description), ("title", title)):
-            element = ET.Element(tag, {"id": f"{id}-{tag}"})
-            element.text = text
-            self.root.insert(0, element)
-        return self.root
+        return self.finish(
+            self.width, below + 4, size=self._size, id=id, title=title, description=description
+        )
 
     @property
     def _size(self) -> str:
@@ -408,10 +395,10 @@ class _Drawing:
         return "large" if self.width > LARGE else "small"
 
     def _draw_card(self, card: Card) -> None:
-        self._rect(card.x, 1, card.width, self.y_end - 1, "pic-node", radius=10)
-        self._text(card.x + PAD, 25, card.name, "pic-name")
+        self.rect(card.x, 1, card.width, self.y_end - 1, "pic-node", radius=10)
+        self.text(card.x + PAD, 25, card.name, "pic-name")
         words = card.error or card.words
-        self._text(card.x + card.width - PAD, 25, words, "pic-words", anchor="end")
+        self.text(card.x + card.width - PAD, 25, words, "pic-words", anchor="end")
         for wire in card.wires.values():
             if wire["master"] not in _names(card.bridges):
                 card.devices.append(_device(wire))
@@ -426,18 +413,18 @@ class _Drawing:
             if not device.width:
                 continue
             high = self.devices_height
-            self._rect(device.x, self.y_devices, device.width, high, f"pic-{device.kind}")
+            self.rect(device.x, self.y_devices, device.width, high, f"pic-{device.kind}")
             y = self.y_devices + 17
-            self._text(device.x + 10, y, device.title, "pic-title")
+            self.text(device.x + 10, y, device.title, "pic-title")
             for detail in device.details:
                 y += SMALL_LINE
-                self._text(device.x + 10, y, detail, "pic-small")
+                self.text(device.x + 10, y, detail, "pic-small")
 
     def _draw_members(self, card: Card) -> None:
         x = card.x + PAD
         for column in self._columns(card):
             for row, line in enumerate(column, 1):
-                self._text(x, self.y_boxes + row * SMALL_LINE, line, "pic-small")
+                self.text(x, self.y_boxes + row * SMALL_LINE, line, "pic-small")
             x += max(width(line, NARROW) for line in column) + GAP
 
     def _draw_bridges(self, card: Card) -> None:
@@ -445,8 +432,8 @@ class _Drawing:
             left, right, _ = card.spans[bridge["name"]]
             y = self._bridge_y(card, bridge["name"])
             kind = "pic-bridge" if bridge["up"] else "pic-bridge pic-down"
-            self._rect(left, y, right - left, BRIDGE, kind, radius=6)
-            self._text(left + 12, y + 20, _bridge_words(bridge), "pic-mono")
+            self.rect(left, y, right - left, BRIDGE, kind, radius=6)
+            self.text(left + 12, y + 20, _bridge_words(bridge), "pic-mono")
 
     def _bridge_y(self, card: Card, name: str) -> float:
         """Return the upper edge of a bridge, or of the first row for any other name."""
@@ -459,23 +446,23 @@ class _Drawing:
         for index, link in enumerate(wired):
             wire = card.wires[box.name, link["name"]]
             x = box.x + box.width * (index + 1) / (len(wired) + 1)
-            self._line([(x, top), (x, self._bridge_y(card, wire["master"]))], "pic-wire")
+            self.line([(x, top), (x, self._bridge_y(card, wire["master"]))], "pic-wire")
             # Those of a box beside each other, one below the other.
             y = top + WIRES * (index + 1) / (len(wired) + 1)
             self._pill(x, y, wire["name"])
 
     def _draw_box(self, box: Box) -> None:
         kind = "pic-box" if box.links else "pic-box pic-alone"
-        self._rect(box.x, self.y_boxes, box.width, self.boxes_height, kind, radius=7)
+        self.rect(box.x, self.y_boxes, box.width, self.boxes_height, kind, radius=7)
         y = self.y_boxes + 20
-        self._text(box.x + 10, y, box.name, "pic-title")
+        self.text(box.x + 10, y, box.name, "pic-title")
         for note in box.notes:
             y += LINE
-            self._text(box.x + 10, y, note, "pic-small")
+            self.text(box.x + 10, y, note, "pic-small")
         for link in box.links:
             for address in v4(link) or [""]:
                 y += LINE
-                self._text(box.x + 10, y, f"{link['name']} {address}", "pic-mono")
+                self.text(box.x + 10, y, f"{link['name']} {address}", "pic-mono")
 
     def _draw_direct(self, card: Card) -> None:
         """Draw veth pairs between boxes: straight between neighbours, otherwise above."""
@@ -491,7 +478,7 @@ class _Drawing:
                 top = self.y_boxes - 10
                 xa, xb = a.x + a.width / 2, b.x + b.width / 2
                 points = [(xa, self.y_boxes), (xa, top), (xb, top), (xb, self.y_boxes)]
-            self._line(points, "pic-wire")
+            self.line(points, "pic-wire")
             self._pill((points[1][0] + points[2][0]) / 2, (points[1][1] + points[2][1]) / 2, "veth")
 
     def _row(self, box: Box, name: str) -> float:
@@ -528,7 +515,7 @@ class _Drawing:
                 lanes.append([])
             lanes[number].append((left, right))
             y = self.y_end + (number + 1) * LANE
-            self._line([(left, top), (left, y), (right, y), (right, top)], kind)
+            self.line([(left, top), (left, y), (right, y), (right, top)], kind)
         return self.y_end + len(lanes) * LANE
 
     def _outlet(self, end: Mapping[str, Any]) -> float | None:
@@ -584,10 +571,10 @@ class _Drawing:
         wide = max(width(line, NARROW) for line in lines) + 2 * PAD
         high = len(lines) * SMALL_LINE + 36
         self.width = max(self.width, wide + 2)
-        self._rect(1, top + GAP, wide, high, "pic-node", radius=10)
-        self._text(1 + PAD, top + GAP + 20, _("services"), "pic-title")
+        self.rect(1, top + GAP, wide, high, "pic-node", radius=10)
+        self.text(1 + PAD, top + GAP + 20, _("services"), "pic-title")
         for row, line in enumerate(lines, 1):
-            self._text(1 + PAD, top + GAP + 22 + row * SMALL_LINE, line, "pic-small")
+            self.text(1 + PAD, top + GAP + 22 + row * SMALL_LINE, line, "pic-small")
         return top + GAP + high
 
     def _taps(self, wanted: Callable[[str, Link], bool]) -> list[float]:
@@ -600,37 +587,20 @@ class _Drawing:
 
     def _bus(self, taps: list[float], y: float, words: str, kind: str) -> None:
         for x in taps:
-            self._line([(x, self.y_devices + self.devices_height), (x, y)], f"pic-tap {kind}")
+            self.line([(x, self.y_devices + self.devices_height), (x, y)], f"pic-tap {kind}")
         left, right = min(taps) - 24, max(taps) + 24
         if len(taps) == 1:
             right = left + 48
-        self._line([(left, y), (right, y)], f"pic-bus {kind}")
+        self.line([(left, y), (right, y)], f"pic-bus {kind}")
         middle = (left + right) / 2
-        self._text(middle, y + 17, words, "pic-small halo", anchor="middle")
+        self.text(middle, y + 17, words, "pic-small halo", anchor="middle")
 
     # -- elements
 
-    def _rect(
-        self, x: float, y: float, wide: float, high: float, kind: str, *, radius: float = 5
-    ) -> None:
-        sizes = {"x": x, "y": y, "width": wide, "height": high, "rx": radius}
-        attributes = {name: f"{round(value, 1):g}" for name, value in sizes.items()}
-        ET.SubElement(self.root, "rect", {**attributes, "class": kind})
-
-    def _line(self, points: list[tuple[float, float]], kind: str) -> None:
-        path = " ".join(f"{round(x, 1):g},{round(y, 1):g}" for x, y in points)
-        ET.SubElement(self.root, "polyline", {"points": path, "class": kind})
-
     def _pill(self, x: float, y: float, words: str) -> None:
         wide = width(words, NARROW) + 12
-        self._rect(x - wide / 2, y - 9, wide, 18, "pic-pill", radius=9)
-        self._text(x, y + 4, words, "pic-small", anchor="middle")
-
-    def _text(self, x: float, y: float, words: str, kind: str, *, anchor: str = "") -> None:
-        attributes = {"x": f"{round(x, 1):g}", "y": f"{round(y, 1):g}", "class": kind}
-        if anchor:
-            attributes["text-anchor"] = anchor
-        ET.SubElement(self.root, "text", attributes).text = words
+        self.rect(x - wide / 2, y - 9, wide, 18, "pic-pill", radius=9)
+        self.text(x, y + 4, words, "pic-small", anchor="middle")
 
 
 def _bridge_words(bridge: Link) -> str:
