@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -462,3 +462,23 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.write_line(
             f"testbed: nothing was tested: {where}, {tally.skipped} skipped", red=True, bold=True
         )
+    for words in _incomplete(config):
+        terminalreporter.write_line(f"testbed: {words}", yellow=True, bold=True)
+
+
+def _incomplete(config: pytest.Config) -> Iterator[str]:
+    """Yield a sentence for each lab of the run that had nodes that did not run.
+
+    Tests of the other nodes are valid, and the fixture ``nodes`` has these alone.
+    """
+    names = config.stash[NAMED]
+    if REFUSED in config.stash or not (names.at_once or config.stash[TALLY].wanted):
+        return
+    from testbed import hosts
+
+    for name in names.labs:
+        with suppress(TestbedError):  # it is not up, which was reported before
+            lab = hosts.live(name)
+            if absent := [one for one in lab.topology.nodes if one not in lab.nodes]:
+                are = f"{', '.join(absent)} not running"
+                yield f"lab {name} was incomplete: {are} (`testbed status {name}`)"

@@ -49,6 +49,9 @@ def folder_of(name: str, base: Path | None = None) -> Path:
         return CATALOGUES[name]
     path = (base or Path.cwd()) / name
     if path.is_dir():
+        if any((path / CLAIMS).glob("*.yaml")) and not any(path.glob("test_*.py")):
+            hint = f"use the folder {name.rstrip('/')}/{CLAIMS}"
+            raise UsageError(f"{name} has no checks: it is the folder above a catalogue", hint=hint)
         return path
     from testbed.topology.tree import nearest
 

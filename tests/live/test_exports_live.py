@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import standins
 from commands import call
 from exported import ODD, SECONDS, TOOLS, ansible_reaches, by_tool
 from labs import brought_up
@@ -24,6 +25,17 @@ from testbed.topology import load_text
 if TYPE_CHECKING:
     from testbed.labs.lab import Lab
 
+#: For netlab on a machine: sudo without options, and the list of modules that a kernel may lack.
+SUDO = '#!/bin/sh\nwhile case $1 in -*) ;; *) false ;; esac; do shift; done\nexec "$@"\n'
+NO_MODULES = """\
+import pathlib
+read_text = pathlib.Path.read_text
+def read(path, *words, **more):
+    if str(path) == "/proc/modules" and not path.exists():
+        return ""
+    return read_text(path, *words, **more)
+pathlib.Path.read_text = read
+"""
 LAB = "exports-live"
 #: Other ranges than those of the labs that Compose starts on it.
 TEXT = f"""\
@@ -199,3 +211,39 @@ def test_netlab_creates_a_lab_of_it(tmp_path: Path, odd: str, what: str) -> None
     gateways = {one["gateway"]["ipv4"] for one in found["interfaces"] if "gateway" in one}
     assert gateways == {"10.168.0.1/24" if what else "192.168.121.2/30"}
     assert f"    {host}:" in (folder / "clab.yml").read_text()
+
+
+@pytest.mark.long
+@pytest.mark.seconds(25)
+def test_netlab_starts_and_configures_a_lab_of_it(lab: Lab, tmp_path: Path) -> None:
+    folder = exported(tmp_path, "two-node", "netlab")
+    store, box, place = settings().store, lab.node("box"), "/var/lib/netlab"
+    box.put(b"", "/run/testbed/modules")  # our containerlab's list of the kernel's modules
+    box.put((folder / "topology.yml").read_bytes(), f"{place}/topology.yml")
+    box.put(SUDO.encode(), f"{place}/bin/sudo", mode=0o755)
+    box.put(NO_MODULES.encode(), f"{place}/python/sitecustomize.py")
+    programs = [f"{place}/bin", str(TOOLS), str(store.binary("containerlab").parent)]
+    env = {
+        "PATH": os.pathsep.join([*programs, os.environ["PATH"]]),
+        "PYTHONPATH": f"{place}/python",
+        "HOME": place,
+        "CLAB_VERSION_CHECK": "disable",
+    }
+
+    def netlab(*words: str) -> str:
+        argv = ["sh", "-c", f'cd {place} && exec "$@"', "sh", str(TOOLS / "netlab"), *words]
+        return box.run(argv, env=env, timeout=SECONDS).stdout
+
+    netlab("create", "topology.yml")
+    wanted = set(re.findall(r"image: (\S+)", box.get(f"{place}/clab.yml").decode()))
+    for name in sorted(wanted):
+        box.run(["docker", "load"], input=standins.image(name, tmp_path).read_bytes())
+    try:
+        assert "Lab devices configured" in netlab("up", "topology.yml")
+        for name, address in {"node1": "10.168.0.2", "outside": "10.168.0.1"}.items():
+            enter = ["docker", "exec", f"clab-two_node-{name}"]
+            shown = box.run([*enter, "ip", "address", "show", "dev", "eth1"]).stdout
+            assert f"inet {address}/24" in shown
+            box.run([*enter, "ping", "-c", "1", "10.168.0.3"])
+    finally:
+        netlab("down", "--cleanup")

@@ -34,6 +34,7 @@ pytest_plugins = "pytester"
 TWO_NODE = load("two-node")
 COLLECTS = "no:unraisableexception"  # all garbage, several times
 NODES = ["node1", "node2", "outside"]
+HOSTS_LEND = hosts.lend
 
 
 class FakeLab:
@@ -238,6 +239,27 @@ def test_the_exit_status(
     if status == pytest.ExitCode.USAGE_ERROR:
         assert "passed" not in done.said
     assert ("nothing was tested" in done.said) == (status == 5)
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_a_run_on_a_part_of_a_lab_says_so(
+    run: Pytest, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    def lend(_: object) -> None:
+        lab = FakeLab()
+        lab.nodes.pop("node2")
+        HOSTS_LEND(cast("LiveLab", lab))
+
+    monkeypatch.setattr(hosts, "lend", lend)
+    wanted = "nodes" if status == 0 else "not nodes"
+    text = f"def test_it(nodes):\n    assert {wanted}\n"
+    for arguments, env in ((["--testbed-lab=two-node"], {}), ([], {"TESTBED_LAB": "two-node"})):
+        done = run(text, "-q", *arguments, **env)
+        assert done.status == status
+        (line,) = [one for one in done.said.splitlines() if "incomplete" in one]
+        assert "node2" in line
+        assert "node1" not in line
+    assert "incomplete" not in run(OTHER, TESTBED_LAB="two-node").said
 
 
 ANY = "def test_it(lab):\n    assert lab\n"

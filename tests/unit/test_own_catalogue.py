@@ -485,6 +485,14 @@ def test_a_wrong_project_file_is_named(text: str, word: str, tmp_path: Path) -> 
     assert word in caught.value.message
 
 
+def test_the_folder_above_a_catalogue_is_told(tmp_path: Path) -> None:
+    skeleton.create(tmp_path / "mine")
+    with pytest.raises(UsageError) as caught:
+        choose.folder_of("mine/", tmp_path)
+    assert "mine/claims" in (caught.value.hint or "")
+    assert choose.folder_of("mine/claims", tmp_path) == tmp_path / "mine" / "claims"
+
+
 def test_a_project_file_of_others_is_passed_over(tmp_path: Path, folder: Folder) -> None:
     folder("project")
     (tmp_path / "pyproject.toml").write_text('[tool.testbed]\ncatalogues = ["project"]\n')
