@@ -166,8 +166,7 @@ class Watch:
                     self.warnings.append(f"{post.name} cannot be watched: {error}")
 
     def _close(self) -> None:
-        for eye in self._eyes.values():
-            eye.close()
+        watch.close_eyes([*self._eyes.values()])
         for running, _ in self._there.values():
             running.kill()
 

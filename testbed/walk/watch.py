@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import functools
 import json
 import os
 import signal
@@ -34,6 +35,7 @@ NETLINK, MEMBERSHIP, NETFILTER = 270, 1, 12  # SOL_NETLINK, linux/netlink.h
 TRACE_GROUP, TRACK_NEW, TRACK_UPDATE = 9, 1, 2  # linux/netfilter/nfnetlink.h
 BUFFER = 1 << 22  # octets; a lab's trace of one packet has some thousand
 FRAME = 1 << 16
+THREADS = 16
 NETWORK = 0x100000000 - 0x100000  # SKF_NET_OFF, linux/filter.h
 REQUEST, ACK, CREATE, APPEND = 1, 4, 0x400, 0x800  # NLM_F_*, linux/netlink.h
 BEGIN, END = 16, 17  # NFNL_MSG_BATCH_*
@@ -94,6 +96,7 @@ def _expression(name: str, *attributes: bytes) -> bytes:
     return nested(1, attribute(1, name), nested(2, *attributes))
 
 
+@functools.lru_cache(maxsize=4096)  # the same in all namespaces
 def _rule(table: str, chain: str, offset: int, size: int, value: int) -> bytes:
     """Return the attributes of a rule: a value at an offset sets `meta nftrace`."""
     wanted = value.to_bytes(size, "big")
@@ -117,23 +120,29 @@ def _rule(table: str, chain: str, offset: int, size: int, value: int) -> bytes:
     )
 
 
-def batch(family: int, name: str, marks: list[list[Any]], devices: tuple[str, ...] = ()) -> bytes:
-    """Return the messages that make a table which sets the trace for marked packets.
+def batch(
+    families: tuple[int, ...], name: str, marks: list[list[Any]], devices: tuple[str, ...]
+) -> bytes:
+    """Return the messages that make a table in each family which traces marked packets.
 
     ``devices`` are those of the hook ingress, for the family netdev.
     """
-    at = (nested(4, *(attribute(1, one) for one in devices)),) if devices else ()
-    parts = [(0, attribute(1, name) + attribute(2, OWNER))]
-    for chain, hook in (INGRESS if devices else HOOKS).items():
-        place = nested(4, attribute(1, hook), attribute(2, FIRST), *at)
-        parts.append((3, attribute(1, name) + attribute(3, chain) + place + attribute(7, "filter")))
-        parts += [
-            (6, _rule(name, chain, offset, size, value))
-            for offset, size, values in marks
-            for value in values
-        ]
+    parts: list[tuple[int, int, bytes]] = []
+    for family in families:
+        parts.append((family, 0, attribute(1, name) + attribute(2, OWNER)))
+        netdev = family == NETDEV
+        at = (nested(4, *(attribute(1, one) for one in devices)),) if netdev else ()
+        for chain, hook in (INGRESS if netdev else HOOKS).items():
+            place = nested(4, attribute(1, hook), attribute(2, FIRST), *at)
+            body = attribute(1, name) + attribute(3, chain) + place + attribute(7, "filter")
+            parts.append((family, 3, body))
+            parts += [
+                (family, 6, _rule(name, chain, offset, size, value))
+                for offset, size, values in marks
+                for value in values
+            ]
     made = [message(BEGIN, b"", 0, resource=NFTABLES)]
-    for number, (kind, body) in enumerate(parts, 1):
+    for number, (family, kind, body) in enumerate(parts, 1):
         flags = CREATE | APPEND | (ACK if number == len(parts) else 0)
         made.append(message(NFTABLES << 8 | kind, body, number, flags=flags, family=family))
     return b"".join([*made, message(END, b"", len(parts) + 1, resource=NFTABLES)])
@@ -163,8 +172,8 @@ class Eye:
     It is made by a thread that is in the namespace.
     """
 
-    def __init__(self, name: str, marks: list[list[Any]]) -> None:
-        self.name = name
+    def __init__(self, table: str, marks: list[list[Any]]) -> None:
+        self._table = table
         self.names = dict(socket.if_nameindex())
         self.bridged = _lines(BRIDGED) == ["1"]
         self.warnings: list[str] = []
@@ -208,20 +217,28 @@ class Eye:
         return sock
 
     def _mark(self, marks: list[list[Any]]) -> None:
-        for family in (INET, BRIDGE, NETDEV):
-            sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETFILTER)
-            sock.bind((0, 0))
-            sock.settimeout(10.0)
-            name = f"{TABLE}_{os.getpid()}_{id(self):x}"
-            devices = tuple(self.names.values()) if family == NETDEV else ()
-            sock.sendto(batch(family, name, marks, devices), (0, 0))
-            status = answer(sock)
-            if status:
-                sock.close()
-                if family == INET:
-                    raise OSError(status, os.strerror(status))
-            else:
-                self._owners.append(sock)
+        """Make the tables that trace marked packets, all in one transaction if possible."""
+        if not self._make((INET, BRIDGE, NETDEV), marks):
+            return
+        # Without some of the families in the kernel, each for itself.
+        if status := self._make((INET,), marks):
+            raise OSError(status, os.strerror(status))
+        for family in (BRIDGE, NETDEV):
+            self._make((family,), marks)
+
+    def _make(self, families: tuple[int, ...], marks: list[list[Any]]) -> int:
+        """Make tables of some families; return the number of an error, or 0."""
+        sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETFILTER)
+        sock.bind((0, 0))
+        sock.settimeout(10.0)
+        made = batch(families, self._table, marks, tuple(self.names.values()))
+        sock.sendto(made, (0, 0))
+        status = answer(sock)
+        if status:
+            sock.close()
+        else:
+            self._owners.append(sock)
+        return status
 
     def _logs(self) -> None:
         """Read the trace of iptables-legacy, where it has tables."""
@@ -356,19 +373,41 @@ def open_eyes(
     """Return an eye for each namespace (name and path), and the errors of those without."""
     eyes: dict[str, Eye] = {}
     errors: dict[str, str] = {}
+    table = f"{TABLE}_{os.getpid()}_{os.urandom(4).hex()}"  # others may watch, too
 
-    def all_of_them() -> None:
-        for name, path in spaces:
+    def some_of_them(some: list[list[str]]) -> None:
+        for name, path in some:
             try:
                 enter(path)
-                eyes[name] = Eye(name, marks)
+                eyes[name] = Eye(table, marks)
             except OSError as error:
                 errors[name] = error.strerror or str(error)
 
-    thread = threading.Thread(target=all_of_them)  # which ends in another namespace
-    thread.start()
-    thread.join()
+    _in_threads(some_of_them, spaces)  # which end in other namespaces
     return eyes, errors
+
+
+def close_eyes(eyes: list[Eye]) -> None:
+    """Close all eyes.
+
+    The kernel waits for all its processors at each (synchronize_rcu), and at once for many.
+    """
+
+    def some_of_them(some: list[Eye]) -> None:
+        for eye in some:
+            eye.close()
+
+    _in_threads(some_of_them, eyes)
+
+
+def _in_threads(work: Any, items: list[Any]) -> None:
+    """Call a function with shares of a list, at the same time."""
+    shares = [items[first::THREADS] for first in range(THREADS)]
+    threads = [threading.Thread(target=work, args=(share,)) for share in shares if share]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
 
 
 def main(text: str) -> None:
@@ -384,7 +423,7 @@ def main(text: str) -> None:
     signal.sigtimedwait([signal.SIGTERM], given["seconds"])
     for eye in eyes.values():
         eye.read()
-        eye.close()
+    close_eyes([*eyes.values()])
     data = {"spaces": {name: eye.to_dict() for name, eye in eyes.items()}, "errors": errors}
     sys.stdout.write(json.dumps(data))
 

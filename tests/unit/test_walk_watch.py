@@ -83,12 +83,12 @@ def test_the_filter_and_the_table_fit_the_kernel(protocol: str, family: int) -> 
     marks = signature.marks()
     assert len(program(marks)) // 8 <= 256
     assert max(offset for offset, _, _ in marks) <= 255
-    messages = batch(1, "t", marks)
+    messages = batch((1, 7, 5), "t", marks, ("lo", "eth0"))
     at = count = 0
     while at < len(messages):
         (length,) = struct.unpack_from("=I", messages, at)
         assert length % 4 == 0
         at, count = at + length, count + 1
     assert at == len(messages)
-    # Begin, table, two chains, the rules of both, end.
-    assert count == 5 + 2 * sum(len(values) for _, _, values in marks)
+    # Begin, three tables, five chains, the rules of each chain, end.
+    assert count == 10 + 5 * sum(len(values) for _, _, values in marks)
