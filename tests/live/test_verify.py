@@ -75,7 +75,9 @@ def test_every_claim_ends_as_expected_on_every_lab(tmp_path: Path) -> None:
     testable -= {c.id for c in claims().values() if "none" in c.needs and not LONG}
     decided = {name for name, found in verdicts.items() if found - {"skipped"}}
     assert testable <= decided, testable - decided
-    assert [claim["id"] for claim in run["claims"]] == list(claims())
+    ids = [claim["id"] for claim in run["claims"]]
+    assert ids == [name for name in claims() if LONG or name in ids]
+    assert testable <= set(ids)
     least = LEAST if LONG else LEAST_WITHOUT
     assert sum(claim["verdict"] == "confirmed" for claim in run["claims"]) >= least
     assert json.loads(testbed("ls", "--json").stdout) == []
