@@ -233,11 +233,17 @@ def _number(file: Path) -> int | None:
 
 def _inotify_used() -> int:
     """Return the number of inotify instances of all processes of this user."""
-    count = 0
-    for folder in PROC.glob("[0-9]*/fd"):
-        with suppress(OSError):  # the process has just ended
-            if folder.stat().st_uid == os.geteuid():
-                count += sum(str(one.readlink()) == INSTANCE for one in folder.iterdir())
+    user, count = os.geteuid(), 0
+    for process in os.listdir(PROC):  # noqa: PTH208  (Path costs 3x in these loops)
+        folder = f"{PROC}/{process}/fd"
+        try:
+            ours = process.isdigit() and os.stat(folder).st_uid == user  # noqa: PTH116
+            links = os.listdir(folder) if ours else []  # noqa: PTH208
+        except OSError:  # the process has just ended
+            continue
+        for link in links:
+            with suppress(OSError):  # the file has just been closed
+                count += os.readlink(f"{folder}/{link}") == INSTANCE  # noqa: PTH115
     return count
 
 

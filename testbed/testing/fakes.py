@@ -415,6 +415,7 @@ class Bench:
             patch.setattr(f"testbed.roles.docker.{module}.Engine", FakeEngine)
         patch.setattr("testbed.roles.docker.daemon.preload", lambda: None)
         patch.setattr("testbed.labs.preflight.check", lambda *_: None)
+        patch.setattr("testbed.labs.preflight._inotify_used", lambda: 0)
         patch.setattr("testbed.artifacts.package_tree.about", lambda _: dict(NO_PACKAGES))
 
     def again(self) -> Settings:

@@ -100,6 +100,7 @@ def test_the_image_can_be_loaded_and_run(store: Store, tmp_path: Path) -> None:
         assert word in said
 
 
+@pytest.mark.long  # `make setup` of a new machine does so, too
 @pytest.mark.seconds(15)
 def test_all_of_it_is_in_the_list_and_at_hand(store: Store) -> None:
     for entry in store.list():
