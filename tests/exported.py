@@ -79,6 +79,8 @@ containers:
     devices: [/dev/null:/dev/none]
     sysctls: {net.ipv4.ip_forward: 1}
     ulimits: {nofile: {soft: 100, hard: 200}, core: 0}
+    cpus: 0.5
+    mem_limit: 64m
     volumes: ["data:/data", "data:/again:ro", "/srv:/srv"]
     tmpfs: [/run]
     dns: [10.0.0.9]

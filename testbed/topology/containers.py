@@ -15,10 +15,12 @@ from testbed.topology.shapes import (
     IMAGE,
     NODE,
     Command,
+    Cpus,
     Duration,
     Flag,
     Integer,
     Items,
+    Memory,
     Name,
     Pattern,
     Shape,
@@ -295,6 +297,18 @@ class Container(Block):
 
     rules: ClassVar[Mapping[str, Any]] = {"not": {"required": ["network", "networks"]}}
 
+    elsewhere: ClassVar[Mapping[str, str]] = {
+        "build": "build the image before: docker build -t NAME, and write image: NAME",
+        "container_name": "the key of the container is its name",
+        "depends_on": "containers of a node start in the order of the file; `ready` and "
+        "`healthcheck` make `up` wait",
+        "deploy": "write cpus and mem_limit; `docker service create` has replicas in a swarm",
+        "environment": "write env",
+        "memory": "write mem_limit",
+        "network_mode": "write network",
+        "ports": "write publish",
+    }
+
     name: str
     node: str = key(NODE, "Node that it is on.", required=True, default="")
     image: str = key(
@@ -371,6 +385,14 @@ class Container(Block):
         options.Ulimits(),
         "Limits of its processes: {nofile: 1024, nproc: {soft: 100, hard: 200}}; -1 is no limit.",
         default={},
+    )
+    cpus: float | None = key(
+        Cpus(), "Limit of CPUs; 0.5 is half a CPU. Default: no limit.", default=None
+    )
+    mem_limit: int | None = key(
+        Memory(keys.MIN_CONTAINER_MEMORY),
+        "Limit of memory in bytes, or like 64m, 1g. Default: no limit.",
+        default=None,
     )
     volumes: tuple[str, ...] = key(
         options.VOLUMES,

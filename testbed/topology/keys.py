@@ -15,6 +15,7 @@ DEFAULT_PROVIDER = "netns"
 DEFAULT_IMAGE = "nginx"
 #: In bytes; with less, dockerd and etcd do not start.
 MIN_MEMORY = 32 << 20
+MIN_CONTAINER_MEMORY = 6 << 20  # Docker's least (moby, daemon/daemon_unix.go)
 #: The kernel's smallest CPU quota is 1 ms, of a period of 100 ms (sched-bwc.rst).
 MIN_CPUS = 0.01
 
@@ -56,7 +57,8 @@ PORTS = r"[0-9]{1,5}(-[0-9]{1,5})?"
 PUBLISH = (
     r"(" + ADDRESS + r":|\[" + ADDRESS6 + r"\]:)?" + PORTS + r":" + PORTS + r"(/(tcp|udp|sctp))?"
 )
-MEMORY = r"[0-9]{1,15}[KMGT]?"
+#: Docker and Compose write small letters, and a B after them.
+MEMORY = r"[0-9]{1,15}([KMGT]|[kmgt]b?)?"
 NETWORK_MODE = r"bridge|host|none|container:" + CONTAINER
 #: Docker's names; those of volumes have two characters (moby, daemon/names: RestrictedNameChars).
 DOCKER_NAME = r"[a-zA-Z0-9][a-zA-Z0-9_.-]*"

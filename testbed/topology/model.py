@@ -93,6 +93,10 @@ PACKAGE = Pattern(
     "the name of a Debian package, like tcpdump",
     "a name has lower case letters, digits and +.-; its version is that of the archive",
 )
+NO_PORTS = (
+    "a node has no ports on this machine: use `testbed exec`, or ssh -L with the file of `testbed "
+    "export --to ssh-config`; containers publish ports on their node"
+)
 PROVIDER = Choice("a provider", lambda: [*registry.PROVIDERS])
 
 
@@ -176,6 +180,24 @@ class Node(Block):
     A ``gateway`` node is the default gateway of its peers. ``provider`` None means the topology's
     provider (:meth:`Topology.provider_of`). ``sections`` are mappings of roles, by role.
     """
+
+    elsewhere: ClassVar[Mapping[str, str]] = {
+        "address": "write networks: {NETWORK: ADDRESS}",
+        "cmd": "write run for commands at the start, services for daemons",
+        "command": "write run for commands at the start, services for daemons",
+        "environment": "write env",
+        "exec": "write run: [COMMAND]",
+        "image": "a node has this machine's programs, and packages of its own; run an image as a "
+        "container of a node with the role docker, or as a node of a .clab.yml",
+        "interfaces": "write networks: {NETWORK: {name: NAME}}, or links beside nodes",
+        "kind": "write roles; containerlab's kinds are for a .clab.yml, which `testbed up` reads",
+        "links": "write links beside nodes",
+        "mgmt-ipv4": "write networks: {NETWORK: ADDRESS}",
+        "ports": NO_PORTS,
+        "publish": NO_PORTS,
+        "startup-config": "write frr: {config: FILE}, or files: {PATH: FILE}",
+        "volumes": "write binds",
+    }
 
     name: str
     ports: tuple[Port, ...] = key(

@@ -238,8 +238,12 @@ class Reader:
         what: str,
         known: abc.Sequence[str],
         aliases: abc.Mapping[str, str],
+        others: str = "",
     ) -> str | None:
-        """Read one of a few releases, given as text or as a number."""
+        """Read one of a few releases, given as text or as a number.
+
+        ``others`` is a hint on other releases.
+        """
         wanted = f"{what}: {', '.join(known)}"
         if isinstance(at, tree.Scalar) and isinstance(at.value, (int, float)):
             value = None if isinstance(at.value, bool) else at.text
@@ -250,7 +254,8 @@ class Reader:
         if value is not None and (value := aliases.get(value, value)) in known:
             return value
         if not isinstance(at, tree.Broken):
-            self.problems.add(at, wanted, describe(at), nearest(value or "", known))
+            hint = nearest(value or "", known)
+            self.problems.add(at, wanted, describe(at), f"{hint}; {others}" if others else hint)
         return None
 
     def boolean(self, at: Tree | None) -> bool | None:
@@ -307,18 +312,18 @@ class Reader:
         self.problems.add(at, wanted, describe(at), hint)
         return None
 
-    def memory(self, at: Tree | None) -> int | None:
-        """Read an amount of memory and return it in bytes."""
+    def memory(self, at: Tree | None, least: int = keys.MIN_MEMORY) -> int | None:
+        """Read an amount of memory of ``least`` bytes or more, and return it in bytes."""
         if at is None or isinstance(at, tree.Broken):
             return None
         value: object = at.value if isinstance(at, tree.Scalar) and not at.surprise else None
         if isinstance(value, str) and re.fullmatch(keys.MEMORY, value):
-            digits = value.rstrip("KMGT")
-            value = int(digits) << _MEMORY_UNITS[value[len(digits) :]]
+            digits = value.rstrip("KMGTkmgtb")
+            value = int(digits) << _MEMORY_UNITS[value[len(digits) :].rstrip("b").upper()]
         # The kernel stores a memory limit as a signed 64-bit number.
-        if isinstance(value, int) and keys.MIN_MEMORY <= value < 1 << 63:
+        if isinstance(value, int) and least <= value < 1 << 63:
             return int(value)
-        wanted = f"an amount of memory, {keys.MIN_MEMORY >> 20}M or more"
+        wanted = f"an amount of memory, {least >> 20}M or more"
         hint = "write bytes, or 512M, 2G; remove the key for no limit"
         self.problems.add(at, wanted, describe(at), hint)
         return None

@@ -159,16 +159,19 @@ class Cpus(Shape[float]):
         return read.cpus(at)
 
 
+@dataclass(eq=False, repr=False)
 class Memory(Shape[int]):
-    """An amount of memory, in bytes."""
+    """An amount of memory of ``least`` bytes or more, in bytes."""
+
+    least: int = keys.MIN_MEMORY
 
     def schema(self) -> dict[str, Any]:
         return {
-            "anyOf": [{"type": "integer", "minimum": keys.MIN_MEMORY}, whole(keys.MEMORY)],
+            "anyOf": [{"type": "integer", "minimum": self.least}, whole(keys.MEMORY)],
         }
 
     def read(self, read: Reader, at: Tree | None) -> int | None:
-        return read.memory(at)
+        return read.memory(at, self.least)
 
 
 @dataclass(eq=False, repr=False)

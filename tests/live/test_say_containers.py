@@ -41,6 +41,8 @@ containers:
     cap_add: [NET_ADMIN]
     sysctls: {net.ipv4.ip_default_ttl: 77}
     ulimits: {nofile: {soft: 100, hard: 200}}
+    cpus: 0.5
+    mem_limit: 64m
     volumes: ["data:/data", "/etc/hostname:/srv/node:ro"]
     tmpfs: ["/scratch:size=1m"]
     dns: [10.9.9.9]
@@ -161,6 +163,10 @@ def test_options_are_those_of_the_file(live: LiveLab) -> None:
     assert found["Config"]["Labels"]["tier"] == "1"
     assert found["HostConfig"]["RestartPolicy"] == {"Name": "on-failure", "MaximumRetryCount": 3}
     assert found["HostConfig"]["Dns"] == ["10.9.9.9"]
+    assert (found["HostConfig"]["NanoCpus"], found["HostConfig"]["Memory"]) == (
+        500_000_000,
+        64 << 20,
+    )
     assert "Uid:\t65534\t65534" in said(live, "three", "cat", "/proc/1/status")
     assert live.engine("new").inspect_raw("three")["Config"]["StopSignal"] == "SIGKILL"
 

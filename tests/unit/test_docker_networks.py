@@ -499,7 +499,8 @@ def test_options_are_those_of_the_engine() -> None:
     found = load_text(
         DOCKER + "containers: {web: {node: n1, privileged: true, cap_add: [NET_ADMIN], "
         "cap_drop: [ALL], devices: [/dev/fuse], sysctls: {net.ipv4.ip_forward: 1}, "
-        "ulimits: {nofile: {soft: 1, hard: 2}}, volumes: ['aa:/a:ro'], tmpfs: [/run], dns: "
+        "cpus: 0.5, mem_limit: 64m, ulimits: {nofile: {soft: 1, hard: 2}}, volumes: ['aa:/a:ro'], "
+        "tmpfs: [/run], dns: "
         "['fd00::1'], extra_hosts: ['db:host-gateway'], restart: 'on-failure:3', init: true, "
         "entrypoint: [a, b], user: 1000, working_dir: /srv, stop_signal: INT, hostname: me, "
         "stop_grace_period: 90s, labels: {x: 1}, publish: ['80-81:80-81', '[::1]:90:90']}}\n",
@@ -517,6 +518,8 @@ def test_options_are_those_of_the_engine() -> None:
         "devices": ["/dev/fuse"],
         "sysctls": {"net.ipv4.ip_forward": "1"},
         "ulimits": [{"Name": "nofile", "Soft": 1, "Hard": 2}],
+        "nano_cpus": 500_000_000,
+        "mem_limit": 64 << 20,
         "binds": ["aa:/a:ro"],
         "tmpfs": ["/run"],
         "dns": ["fd00::1"],

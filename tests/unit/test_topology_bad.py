@@ -136,6 +136,16 @@ FORM = {
     "cpus true": bad("name: t\nnodes: {a: {cpus: §true}}\n", "number of CPUs|boolean"),
     "cpus text": bad("name: t\nnodes: {a: {cpus: §two}}\n", "number of CPUs|'two'"),
     "memory too small": bad("name: t\nnodes: {a: {memory: §31M}}\n", "32M or more|'31M'"),
+    "image of a node": bad(
+        "name: t\nnodes: {a: {§image: alpine}}\n", "known key|'image'|container of a node|clab.yml"
+    ),
+    "ports of a node": bad(
+        "name: t\nnodes: {a: {§ports: ['80:80']}}\n", "known key|'ports'|exec|ssh-config"
+    ),
+    "kind of a node": bad("name: t\nnodes: {a: {§kind: linux}}\n", "known key|roles|clab.yml"),
+    "Compose's word for publish": bad(
+        DOCKER + "containers: {c1: {node: n1, §ports: ['80:80']}}\n", "'ports'|write publish"
+    ),
     "memory unit": bad("name: t\nnodes: {a: {memory: §512MB}}\n", "512M, 2G"),
     "memory float": bad("name: t\nnodes: {a: {memory: §1.5}}\n", "amount of memory"),
     "memory huge": bad("name: t\nnodes: {a: {memory: §999999999T}}\n", "amount of memory"),
@@ -677,6 +687,9 @@ CONTAINERS = {
     "port large": bad(DOCKER + 'containers:\n  c1: {node: n1, publish: [§"80:65536"]}\n', "65536"),
     "port in base 60": bad(
         DOCKER + "containers:\n  c1: {node: n1, publish: [§22:22]}\n", "base 60|quote it"
+    ),
+    "memory of a container": bad(
+        DOCKER + "containers: {c1: {node: n1, mem_limit: §5m}}\n", "6M or more|'5m'"
     ),
     "protocol": bad(DOCKER + 'containers:\n  c1: {node: n1, publish: [§"1:1/dccp"]}\n', "/udp"),
     "no list": bad(DOCKER + 'containers:\n  c1: {node: n1, publish: §"1:1"}\n', "list of ports"),

@@ -190,6 +190,8 @@ OPTIONS = st.fixed_dictionaries(
         "cap_add": st.lists(st.sampled_from(["NET_ADMIN", "ALL"]), unique=True),
         "sysctls": st.builds(lambda: {"kernel.msgmax": 4096}),
         "ulimits": st.builds(lambda: {"nofile": {"soft": 1, "hard": 2}}),
+        "cpus": st.sampled_from([0.5, 2]),
+        "mem_limit": st.sampled_from(["64m", "1gb", "512M", 6 << 20]),
         "volumes": st.builds(lambda: ["data:/data:ro"]),
         "tmpfs": st.builds(lambda: ["/run"]),
         "restart": st.sampled_from(["always", "on-failure:3"]),

@@ -362,6 +362,8 @@ def test_every_key_reaches_the_model_and_comes_back() -> None:
                 "devices": ["/dev/fuse:/dev/fuse:rw"],
                 "sysctls": {"net.ipv4.ip_forward": 1},
                 "ulimits": {"nofile": 1024, "nproc": {"soft": 1, "hard": 2}},
+                "cpus": 0.5,
+                "mem_limit": 64 << 20,
                 "volumes": ["data:/data:ro"],
                 "tmpfs": ["/run:size=64m"],
                 "dns": ["10.0.0.53", "fd00::53"],

@@ -112,6 +112,8 @@ def _container(
         "cap_add": [one.removeprefix("CAP_") for one in host.get("CapAdd") or ()],
         "cap_drop": [one.removeprefix("CAP_") for one in host.get("CapDrop") or ()],
         "sysctls": host.get("Sysctls"),
+        "cpus": (host.get("NanoCpus") or 0) / 1e9,
+        "mem_limit": host.get("Memory"),
         "volumes": host.get("Binds"),
         "tmpfs": [f"{k}:{v}" if v else k for k, v in (host.get("Tmpfs") or {}).items()],
         "dns": host.get("Dns"),

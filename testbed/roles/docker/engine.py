@@ -553,6 +553,8 @@ def _host_options(container: Container) -> dict[str, Any]:
             {"Name": name, "Soft": one.soft, "Hard": one.hard}
             for name, one in container.ulimits.items()
         ],
+        "nano_cpus": round((container.cpus or 0) * 1e9),
+        "mem_limit": container.mem_limit,
         "binds": list(container.volumes),
         "tmpfs": list(container.tmpfs),
         "dns": [str(one) for one in container.dns],

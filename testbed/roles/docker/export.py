@@ -41,8 +41,8 @@ HEAD = """\
 #: Keys of a container that have the same name and form in Compose.
 AS_THEY_ARE = (
     "entrypoint", "user", "working_dir", "labels", "privileged", "cap_add", "cap_drop", "devices",
-    "sysctls", "ulimits", "volumes", "tmpfs", "dns", "extra_hosts", "restart", "init",
-    "stop_signal", "stop_grace_period",
+    "sysctls", "ulimits", "cpus", "mem_limit", "volumes", "tmpfs", "dns", "extra_hosts", "restart",
+    "init", "stop_signal", "stop_grace_period",
 )  # fmt: skip
 
 

@@ -35,6 +35,7 @@ DEFAULT_ENGINE: Release = "20.10"
 #: Other names of an engine; 20.10 without quotes is a number, which YAML reads as 20.1.
 #: Debian's engine has the name of Debian 12's release, even if this machine has another one.
 ENGINE_ALIASES: Mapping[str, Release] = {"debian": "20.10", "20": "20.10", "20.1": "20.10"}
+OTHERS = "an engine of your own by path: `testbed up --artifact dockerd=PATH`, in place of 20.10"
 #: Back ends for Docker's packet filter rules.  ``iptables`` is the machine's default variant;
 #: ``nftables`` is the engine's native back end, without iptables.
 Firewall = Literal["iptables", "iptables-legacy", "iptables-nft", "nftables"]
@@ -53,7 +54,7 @@ class _Release(Shape[Release]):
         return {"enum": [*ENGINES, 20.10, 29, *ENGINE_ALIASES, 20]}
 
     def read(self, read: Reader, at: Tree | None) -> Any:
-        return read.release(at, "an engine", ENGINES, ENGINE_ALIASES)
+        return read.release(at, "an engine", ENGINES, ENGINE_ALIASES, OTHERS)
 
 
 ENGINE = _Release()

@@ -26,3 +26,9 @@ def test_the_switches_are_apart(lab):
 def test_each_container_has_a_page_on_its_switch(lab):
     page = lab.node("h1").run(["curl", "-fsS", "-m", "10", "http://10.0.0.251/"]).json()
     assert (page["name"], page["client"].rpartition(":")[0]) == ("d1", "10.0.0.1")
+
+
+def test_a_container_has_the_limits_of_the_file(lab):
+    (found,) = lab.node("machine").run(["docker", "inspect", "d2"]).json()
+    assert found["HostConfig"]["NanoCpus"] == 500_000_000
+    assert found["HostConfig"]["Memory"] == 64 << 20
