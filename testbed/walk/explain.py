@@ -167,6 +167,45 @@ def _route_fact(question: Question, text: str) -> Fact | None:
     return Fact(words, "asked", question.text)
 
 
+# -- who takes it -------------------------------------------------------------------
+
+#: Arguments: the option of ss(8) and the port. Prints who listens, and the command line of each.
+LISTENERS = r"""
+ss -Hlnp "$1" "sport = :$2" | while read -r state _ _ here _ users; do
+    pid=${users#*pid=}; pid=${pid%%,*}
+    printf '%s ' "$here"; tr '\0' ' ' < "/proc/$pid/cmdline" 2>/dev/null; echo
+done
+"""
+LONGEST = 160  # characters of a command line
+PORTS = {"tcp": "-t", "udp": "-u"}
+
+
+def listeners(hops: Sequence[Hop]) -> list[str]:
+    """Return the command that lists who listens at the port that a packet arrived at.
+
+    Empty for a packet without ports.
+    """
+    view = next((hop.view for hop in reversed(hops) if hop.kind == "device" and hop.view), None)
+    if view is None or view.protocol not in PORTS:
+        return []
+    return ["sh", "-c", LISTENERS, "listeners", PORTS[view.protocol], str(view.dport)]
+
+
+def listening(command: Sequence[str], printed: str) -> list[Fact]:
+    """Return who listens, as far as it can be seen.
+
+    A proxy (docker-proxy) names its own target in its command line.
+    """
+    found = []
+    for line in dict.fromkeys(printed.splitlines()):
+        address, _, words = line.partition(" ")
+        if words.strip():
+            source = f"ss -lnp {command[-2]} sport = :{command[-1]}"
+            text = f"{words.strip()[:LONGEST]} listens on {address}"
+            found.append(Fact(text, "asked", source))
+    return found
+
+
 # -- where and why a packet was lost ----------------------------------------------
 
 

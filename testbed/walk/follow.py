@@ -433,7 +433,7 @@ def hops(
         made += _between(before, one, places, waiting)
         seen = places[one.place]
         seconds = (one.stamp - sent) / 1e9 if seen.clock == clock else None
-        facts = (Fact("frame captured", "seen", "packet socket"),)
+        facts = (Fact("frame captured", "seen", "packet socket"), *_flooded(seen, one, found))
         made.append(
             Hop("device", seen.spot(one.device), one.point, seconds, one.view, (), (), facts)
         )
@@ -443,6 +443,19 @@ def hops(
     elif origin in waiting and (taken := waiting[origin].rest()):
         made += _chains(places[origin], taken, None, None, routed=True)
     return list(changed(made))
+
+
+def _flooded(seen: Seen, one: Sighting, found: Trail) -> list[Fact]:
+    """Return that a bridge sent a frame to other ports as well."""
+    ports = [
+        other.device
+        for other in found.beside
+        if one.point == other.point == "out"
+        and other.place == one.place
+        and _beside(seen, other, one)
+    ]
+    text = f"the bridge sent it to {', '.join(ports)} as well"
+    return [Fact(text, "seen", "packet socket")] if ports else []
 
 
 def _between(

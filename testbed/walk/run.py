@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
-from testbed.errors import LabError
+from testbed.errors import LabError, MachineError
 from testbed.limits import FILES_PER_NODE, at_once
 from testbed.observe.conntrack import connections
 from testbed.observe.inventory import inventory as look
@@ -153,6 +153,8 @@ class _Run:
             return found
         argv = [*INTERPRETER, program("send"), json.dumps(given)]
         result = run(self.lab, post, argv)
+        if not result.strip():
+            raise MachineError(f"{post.name} cannot send a request", hint="it needs python3")
         answered: dict[str, Any] = json.loads(result)
         return answered
 
@@ -256,7 +258,11 @@ class _Run:
                 end = replace(end, spot=Spot(*(origin or ("", ""))))
             hops.append(end)
         else:
-            hops.append(self._last(direction, hops, outcome))
+            who: list[Fact] = []
+            if direction == "there" and last is not None and (argv := explain.listeners(hops)):
+                who = explain.listening(argv, run(self.lab, self.posts[last.place], argv))
+            ended = self._last(direction, hops, outcome)
+            hops.append(replace(ended, facts=(*ended.facts, *who)))
         return Leg(direction, tuple(hops), arrived, found.copies)
 
     @staticmethod

@@ -1,0 +1,150 @@
+"""Reasons of hops and of losses, from answers of the kernel written by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+from walk_frames import link, seen
+
+from testbed.walk.explain import (
+    Question,
+    answers,
+    command,
+    explained,
+    is_dropped,
+    listening,
+    loss_questions,
+    lost,
+    questions,
+)  # fmt: skip
+from testbed.walk.model import Fact, Hop, Rule, Spot, View
+
+A, B = "02:00:00:00:00:0a", "02:00:00:00:00:0b"
+VIEW = View(A, B, "10.0.0.2", "10.2.0.3", "icmp", ttl=64)
+IN = Hop("device", Spot("r", "", "eth0"), "in", view=VIEW)
+OUT = Hop("device", Spot("r", "", "eth1"), "out", view=VIEW)
+ROUTE = Hop("route", Spot("r", "", "eth0"))
+PLACE = ("r", "")
+
+
+def asked(about: str) -> Question:
+    return Question(PLACE, about, (about,))
+
+
+def routed(text: str) -> list[Hop]:
+    return [IN, Hop("route", Spot("r", "", "eth0"), facts=(Fact(text, "asked", "ip route get"),))]
+
+
+def reasons(hops: list[Hop], answered: Mapping[str, str], errors: tuple[Fact, ...] = ()) -> str:
+    given = {asked(about): text for about, text in answered.items()}
+    end = lost(hops, given, errors)
+    assert end.kind == "end"
+    return "; ".join(fact.text for fact in end.facts)
+
+
+def test_a_route_is_asked_as_the_packet_met_it() -> None:
+    places = {hop.spot: seen("r", "", [link("eth0", 1), link("eth1", 2)], []) for hop in (IN, OUT)}
+    some = questions([IN, ROUTE, OUT], places)
+    assert [[one.text for one in of_hop] for of_hop in some] == [
+        [],
+        ["ip -o route get 10.2.0.3 from 10.0.0.2 iif eth0 fibmatch"],
+        ["ip neigh show dev eth1"],
+    ]  # fmt: skip
+
+
+def test_the_neighbour_is_that_of_the_next_hop() -> None:
+    """Several addresses may be at one MAC."""
+    places = {hop.spot: seen("r", "", [link("eth0", 1), link("eth1", 2)], []) for hop in (IN, OUT)}
+    hops = [IN, ROUTE, OUT]
+    some = questions(hops, places)
+    said = {
+        some[1][0]: "10.2.0.0/24 via 10.1.0.9 dev eth1 \n",
+        some[2][0]: f"10.1.0.1 lladdr {B} STALE\n10.1.0.9 lladdr {B} REACHABLE\n",
+    }
+    found = explained(hops, some, said)
+    assert found[1].facts == (
+        Fact("10.2.0.0/24 via 10.1.0.9 dev eth1", "asked", some[1][0].text),
+    )  # fmt: skip
+    assert [fact.text for fact in found[2].facts] == [f"10.1.0.9 is at {B} (REACHABLE)"]
+
+
+def test_what_has_no_answer_is_inferred() -> None:
+    places = {hop.spot: seen("r", "", [link("eth0", 1)], []) for hop in (IN, OUT)}
+    hops = [IN, ROUTE, OUT]
+    found = explained(hops, questions(hops, places), {})
+    assert [fact.origin for fact in found[1].facts] == ["inferred"]
+
+
+def test_answers_belong_to_their_questions() -> None:
+    some = [asked("a"), asked("b")]
+    assert command(some)[-2:] == ["a", "b"]
+    assert answers(some, "one\n\036two\n\036") == {some[0]: "one", some[1]: "two"}
+    assert answers(some, "one\n\036")[some[0]] == "one"  # the namespace went away meanwhile
+
+
+@pytest.mark.parametrize(("hops", "answered", "word"), [
+    (routed("No route to host"), {"settings": "net.ipv4.conf.eth0.forwarding = 0"},
+     "eth0 does not forward"),
+    (routed("No route to host"), {"settings": "net.ipv4.conf.eth0.forwarding = 1"}, "no route"),
+    (routed("Network is unreachable"), {}, "no route: Network is unreachable"),
+    (routed("Invalid argument"), {"match": "blackhole 10.2.0.0/24"}, "blackhole 10.2.0.0/24"),
+    (routed("Invalid argument"),
+     {"settings": "net.ipv4.conf.eth0.rp_filter = 1\nnet.ipv4.conf.all.rp_filter = 0",
+      "reverse": "10.0.0.2 dev eth1 src 10.1.0.1"}, "leaves by eth1, not by eth0"),
+    (routed("Invalid cross-device link"), {"reverse": "10.0.0.2 dev eth1"}, "rp_filter"),
+    (routed("Invalid argument"), {"reverse": "local 10.0.0.2 dev lo"}, "address of this namespace"),
+    (routed("Invalid argument"), {"reverse": "10.0.0.2 dev eth0"}, "not valid here"),
+    (routed("10.2.0.0/24 dev eth1"), {"neighbours": "10.2.0.3 dev eth1 FAILED"}, "no neighbour"),
+    (routed("10.2.0.0/24 dev eth1"),
+     {"neighbours": "10.2.0.3 dev eth1 INCOMPLETE",
+      "links": "3: eth1@if4: <NO-CARRIER,BROADCAST,UP> mtu 1500"}, "eth1 is down"),
+    (routed("10.2.0.0/24 dev eth1"), {"neighbours": "10.2.0.3 dev eth1 REACHABLE"},
+     "nothing more was seen"),
+    (routed("10.2.0.0/24 dev eth1"),
+     {"queue": "qdisc netem 1: dev eth1 root loss 100%\nqdisc netem 1: dev eth2 root loss 1%"},
+     "the queue of eth1"),
+    ([IN], {"ingress": "filter protocol all action drop"}, "tc drops at the ingress of eth0"),
+    ([OUT], {"links": "3: eth1@if4: <BROADCAST,UP> mtu 1500"}, "eth1 is down"),
+    ([OUT], {"links": "3: eth1@if4: <BROADCAST,UP,LOWER_UP> mtu 1500"}, "did not receive it"),
+    ([], {"route": "RTNETLINK answers: Network is unreachable"}, "Network is unreachable"),
+])  # fmt: skip
+def test_why_a_packet_was_lost(hops: list[Hop], answered: dict[str, str], word: str) -> None:
+    assert word in reasons(hops, answered)
+
+
+def test_an_error_that_was_seen_is_the_reason() -> None:
+    error = Fact("10.0.0.1 sent fragmentation needed, MTU 1400", "seen", "packet socket")
+    assert reasons(routed("10.2.0.0/24 dev eth1"), {}, (error,)) == error.text
+
+
+@pytest.mark.parametrize(("verdict", "dropped"), [
+    ("drop", True), ("REJECT", True), ("policy drop", True), ("accept", False),
+    ("policy accept", False), ("jump X", False),
+])  # fmt: skip
+def test_a_drop_is_the_last_verdict_of_the_last_chain(verdict: str, dropped: bool) -> None:
+    rules = (Rule("ip", "filter", "FORWARD", 3, "-A FORWARD -j X", verdict),)
+    facts = (Fact("hook forward", "seen", "nftables' trace"),)
+    chain = Hop("chain", Spot("r"), "forward", rules=rules, facts=facts)
+    assert is_dropped([IN, chain]) is dropped
+    assert not is_dropped([chain, OUT])
+    if dropped:
+        end = lost([IN, chain], {})
+        assert (end.rules, end.spot, end.facts[0].origin) == (rules, Spot("r"), "seen")
+
+
+def test_questions_about_a_loss_are_those_of_the_last_place() -> None:
+    place = seen("r", "", [link("eth0", 1)], [])
+    about = {one.about for one in loss_questions([IN, ROUTE], place, "10.2.0.3")}
+    assert {"settings", "match", "reverse", "ingress", "neighbours"} <= about
+    assert "settings" not in {one.about for one in loss_questions([OUT], place, "10.2.0.3")}
+    nothing = loss_questions([], place, "fd00::3")
+    assert ("ip", "-6", "-o", "route", "get", "fd00::3") in [one.argv for one in nothing]
+
+
+def test_who_listens_has_its_command_line() -> None:
+    argv = ["sh", "-c", "", "listeners", "-t", "8080"]
+    printed = "0.0.0.0:8080 docker-proxy -container-ip 172.17.0.2 \n[::]:8080 "
+    assert [fact.text for fact in listening(argv, printed)] == [
+        "docker-proxy -container-ip 172.17.0.2 listens on 0.0.0.0:8080"
+    ]
