@@ -31,6 +31,7 @@ PROGRAM = "tcpdump"
 INTERPRETER = ("python3", "-I", "-S", "-c")
 HOLD = 0.003  # seconds in which packets of several sockets are put in order
 START = 60.0  # for a program on a node; long, for a busy machine
+GONE = "it has ended"
 LOOK = 0.25  # seconds from one look for namespaces that have gone to the next
 #: Numbers of packets in linux/if_packet.h.
 KINDS: tuple[Reach, ...] = ("unicast", "broadcast", "multicast", "promiscuous", "")
@@ -172,10 +173,10 @@ class Listening:
         poll.poll(min(timeout, HOLD if self._held else timeout, LOOK) * 1000)
         edge = time.time_ns() - int(HOLD * 1e9)
         self._gather()
+        far = [seen for one in self._far for seen in one.read()]
         self._look()
         ready = [seen for seen in self._held if seen.stamp < edge]
         self._held = self._held[len(ready) :]
-        far = [seen for one in self._far for seen in one.read()]
         return [*ready, *far]
 
     def rest(self) -> list[Seen]:
@@ -196,6 +197,10 @@ class Listening:
 
     def _look(self) -> None:
         """Note namespaces whose machine or container has ended."""
+        for one in self._far:
+            if not one.open:
+                for place in one.places:
+                    self.ended.setdefault(place.word, one.why or GONE)
         if time.monotonic() - self._looked < LOOK:
             return
         self._looked = time.monotonic()
@@ -205,11 +210,7 @@ class Listening:
                 self._held.sort(key=lambda seen: seen.stamp)
                 tap.close()
                 self._near.remove((place, tap))
-                self.ended[place.word] = "it has ended"
-        for one in self._far:
-            if not one.open:
-                for place in one.places:
-                    self.ended.setdefault(place.word, one.why or "it has ended")
+                self.ended[place.word] = GONE
 
     def close(self) -> None:
         for _, tap in self._near:

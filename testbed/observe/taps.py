@@ -12,6 +12,7 @@ import collections
 import contextlib
 import ctypes
 import errno
+import fcntl
 import json
 import os
 import select
@@ -25,6 +26,7 @@ SETNS = 0x40000000  # CLONE_NEWNET, linux/sched.h
 ALL_FRAMES = 0x0003  # ETH_P_ALL, linux/if_ether.h
 ATTACH_FILTER, TIMESTAMP_NS, BUFFER_FORCE = 26, 35, 33  # asm-generic/socket.h
 PACKET, STATISTICS, AUXDATA = 263, 6, 8  # SOL_PACKET, linux/if_packet.h
+GET_ADDRESS = 0x8915  # SIOCGIFADDR, linux/sockios.h
 VLAN_VALID, VLAN_TPID_VALID = 0x10, 0x40  # TP_STATUS_*
 OUTGOING = 4  # PACKET_OUTGOING
 ETHERNET = (1, 772)  # ARPHRD_ETHER and ARPHRD_LOOPBACK have a frame's header, linux/if_arp.h
@@ -204,14 +206,36 @@ def told(ancillary: list[tuple[int, int, bytes]], length: int) -> tuple[int, int
     return stamp, length, tag
 
 
+def session_device(environment: bytes) -> str:
+    """Return the device by which a session of sshd comes in, by its environment; "" without one.
+
+    What is printed leaves by it, and would be seen there again and be printed.
+    """
+    found = [one for one in environment.split(b"\0") if one.startswith(b"SSH_CONNECTION=")]
+    if not found:
+        return ""
+    address = found[0].split()[2].decode()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        for _, name in socket.if_nameindex():
+            request = struct.pack("256s", name.encode())
+            with contextlib.suppress(OSError):
+                answer = fcntl.ioctl(sock, GET_ADDRESS, request)
+                if socket.inet_ntoa(answer[20:24]) == address:
+                    return name
+    return ""
+
+
 def main(text: str) -> None:
     """Write packets to standard output, a JSON list a line, until nobody reads any more.
 
     ``text`` is JSON: "taps", each with "path", "devices" and "inbound", and "filters". The first
     line has the process ID, and the error of each tap or "". Those of packets begin with the
-    number of the tap; octets are base16 text.
+    number of the tap; octets are base16 text. Of the device by which the output leaves, packets
+    are shown only to a tap that names it.
     """
     given = json.loads(text)
+    with open(f"/proc/{os.getppid()}/environ", "rb") as file:  # noqa: PTH123  loads long
+        own = session_device(file.read())
     taps: dict[int, Tap] = {}
     errors = [""] * len(given["taps"])
     for number, one in enumerate(given["taps"]):
@@ -231,6 +255,8 @@ def main(text: str) -> None:
     while not any(file == sys.stdout.fileno() for file, _ in poll.poll()):
         for number, tap in taps.items():
             for *rest, data in tap.read():
+                if rest[1] == own and own not in given["taps"][number]["devices"]:
+                    continue
                 sys.stdout.write(json.dumps([number, *rest, data.hex()]) + "\n")
         sys.stdout.flush()
 

@@ -337,3 +337,13 @@ def test_wrong_use(capture: Capture, argv: list[str], status: int, words: str) -
     assert (said.status, said.out) == (status, "")
     assert words in said.err
     assert "Traceback" not in said.err
+
+
+# -- the program on a node -------------------------------------------------------
+
+
+def test_the_program_finds_the_device_of_its_session() -> None:
+    environment = b"A=1\0SSH_CONNECTION=10.0.0.9 5000 127.0.0.1 22\0B=2"
+    assert taps.session_device(environment) == "lo"
+    assert taps.session_device(b"SSH_CONNECTION=10.0.0.9 5000 192.0.2.1 22") == ""
+    assert taps.session_device(b"A=1") == ""
