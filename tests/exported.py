@@ -81,6 +81,7 @@ containers:
     ulimits: {nofile: {soft: 100, hard: 200}, core: 0}
     cpus: 0.5
     mem_limit: 64m
+    pids_limit: 50
     volumes: ["data:/data", "data:/again:ro", "/srv:/srv"]
     tmpfs: [/run]
     dns: [10.0.0.9]

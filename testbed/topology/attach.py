@@ -18,7 +18,15 @@ from testbed.topology.declare import (
     schema_of,
 )
 from testbed.topology.families import Address6, Mac, Plainly, Values
-from testbed.topology.shapes import Address, Integer, Items, Pattern, table, whole
+from testbed.topology.shapes import (
+    INTERFACE_NAME,
+    Address,
+    Integer,
+    Items,
+    Pattern,
+    table,
+    whole,
+)
 from testbed.topology.tree import quote
 
 if TYPE_CHECKING:
@@ -65,6 +73,11 @@ class Attachment(Block):
         "Engine 28 or later.",
         default=None,
     )
+    interface_name: str | None = key(
+        INTERFACE_NAME,
+        "Name of the interface in the container. Default: ethN. Engine 28 or later.",
+        default=None,
+    )
     driver_opts: Mapping[str, str] = key(
         OPTIONS, "Options of the network's driver for this container.", default={}
     )
@@ -79,6 +92,8 @@ class Attachment(Block):
             words.append(f"alias {', '.join(self.aliases)}")
         if self.gw_priority is not None:
             words.append(f"gateway priority {self.gw_priority}")
+        if self.interface_name is not None:
+            words.append(f"interface {self.interface_name}")
         return " ".join([self.name, *([f"({', '.join(words)})"] if words else [])])
 
 

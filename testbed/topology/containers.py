@@ -302,7 +302,8 @@ class Container(Block):
         "container_name": "the key of the container is its name",
         "depends_on": "containers of a node start in the order of the file; `ready` and "
         "`healthcheck` make `up` wait",
-        "deploy": "write cpus and mem_limit; `docker service create` has replicas in a swarm",
+        "deploy": "write cpus, mem_limit and pids_limit; `docker service create` has replicas in a "
+        "swarm",
         "environment": "write env",
         "memory": "write mem_limit",
         "network_mode": "write network",
@@ -380,6 +381,11 @@ class Container(Block):
         options.OwnSysctls(),
         "Kernel settings of its namespaces: {net.ipv4.ip_forward: 1}.",
         default={},
+    )
+    pids_limit: int | None = key(
+        Integer("a number of processes", 1, 1 << 22),
+        "Number of its processes and threads. Default: no limit but that of the node.",
+        default=None,
     )
     ulimits: Mapping[str, options.Ulimit] = key(
         options.Ulimits(),

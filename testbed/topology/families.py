@@ -153,11 +153,11 @@ class Plainly(Shape[str]):
 
 
 @dataclass(eq=False, repr=False)
-class Values(Shape[dict[str, str]]):
-    """Texts by names, both of them matching patterns."""
+class Values(Shape[dict[str, T]]):
+    """Values by names that match a pattern."""
 
     names: Shape[str]
-    value: Shape[str]
+    value: Shape[T]
     wanted: str
 
     def schema(self) -> dict[str, Any]:
@@ -167,9 +167,9 @@ class Values(Shape[dict[str, str]]):
             "additionalProperties": self.value.schema(),
         }
 
-    def read(self, read: Reader, at: Tree | None) -> dict[str, str] | None:
+    def read(self, read: Reader, at: Tree | None) -> dict[str, T] | None:
         found = read.table(at, self.wanted)
-        out = {}
+        out: dict[str, T] = {}
         for entry in found.entries.values() if found else ():
             name = self.names.read(read, entry.key)
             value = self.value.read(read, entry.value)
@@ -177,5 +177,5 @@ class Values(Shape[dict[str, str]]):
                 out[name] = value
         return out if found else None
 
-    def plain(self, value: Any) -> dict[str, str]:
-        return dict(value)
+    def plain(self, value: Any) -> dict[str, Any]:
+        return {name: self.value.plain(one) for name, one in value.items()}

@@ -94,8 +94,8 @@ PACKAGE = Pattern(
     "a name has lower case letters, digits and +.-; its version is that of the archive",
 )
 NO_PORTS = (
-    "a node has no ports on this machine: use `testbed exec`, or ssh -L with the file of `testbed "
-    "export --to ssh-config`; containers publish ports on their node"
+    "a node has no ports on this machine: `testbed forward NODE:PORT` opens one while it runs; "
+    "containers publish ports on their node"
 )
 PROVIDER = Choice("a provider", lambda: [*registry.PROVIDERS])
 

@@ -25,7 +25,8 @@ nodes:
   new: {networks: {lan: 10.168.0.3}, roles: [docker], docker: {engine: 29}}
 docker:
   networks:
-    front: {subnet: [172.30.0.0/24, "fd00:30::/64"], gateway: 172.30.0.254}
+    front: {subnet: [172.30.0.0/24, "fd00:30::/64"], gateway: 172.30.0.254,
+      aux_addresses: {printer: 172.30.0.1, scanner: "fd00:30::2"}}
     back: {subnet: BACK, internal: true}
     aside: {nodes: [new], enable_ipv6: true}NEAR
 containers:
@@ -39,10 +40,11 @@ containers:
         aliases: [uno]
       back:
     cap_add: [NET_ADMIN]
-    sysctls: {net.ipv4.ip_default_ttl: 77}
-    ulimits: {nofile: {soft: 100, hard: 200}}
     cpus: 0.5
     mem_limit: 64m
+    pids_limit: 50
+    sysctls: {net.ipv4.ip_default_ttl: 77}
+    ulimits: {nofile: {soft: 100, hard: 200}}
     volumes: ["data:/data", "/etc/hostname:/srv/node:ro"]
     tmpfs: ["/scratch:size=1m"]
     dns: [10.9.9.9]
@@ -57,7 +59,7 @@ containers:
     node: new
     networks:
       back: {ipv4_address: BACK3}
-      front: {gw_priority: -1, mac_address: "02:00:00:00:00:30"}
+      front: {gw_priority: -1, mac_address: "02:00:00:00:00:30", interface_name: front0}
       aside: {gw_priority: 5, mac_address: "02:00:00:00:00:31"}
     entrypoint: [sh, -c]
     command: ["exec sleep 999"]
@@ -123,6 +125,16 @@ def test_containers_reach_each_other_by_name_and_by_both_families(live: LiveLab)
         assert '"name": "one"' in said(live, "two", "curl", "-s", "--max-time", "5", url)
 
 
+def test_names_of_interfaces_and_reserved_addresses(live: LiveLab) -> None:
+    assert "02:00:00:00:00:30" in said(live, "three", "ip", "link", "show", "dev", "front0")
+    assert live.container("two").addresses["front"] == "172.30.0.2", "172.30.0.1 is reserved"
+    shown = live.node("old").run(["docker", "network", "inspect", "front"]).json()
+    pools = shown[0]["IPAM"]["Config"]
+    assert [one["AuxiliaryAddresses"] for one in pools] == [
+        {"printer": "172.30.0.1"}, {"scanner": "fd00:30::2"},
+    ]  # fmt: skip
+
+
 def test_ports_are_published_in_ranges_and_on_ipv6(live: LiveLab) -> None:
     for url in ("http://10.168.0.2:8000/", "http://[::1]:9090/"):
         page = live.node("old").run(["curl", "-s", "--max-time", "5", url]).stdout
@@ -159,6 +171,9 @@ def test_options_are_those_of_the_file(live: LiveLab) -> None:
     assert "10.0.0.5\tdb.example" in said(live, "one", "cat", "/etc/hosts")
     assert said(live, "one", "cat", "/proc/1/comm") == "docker-init\n"
     found = live.engine("old").inspect_raw("one")
+    assert found["HostConfig"]["PidsLimit"] == 50
+    assert said(live, "one", "sh", "-c", "cat /sys/fs/cgroup/pids.max "
+                "/sys/fs/cgroup/pids/pids.max 2> /dev/null | head -1") == "50\n"  # fmt: skip
     assert found["Config"]["Hostname"] == "uno.example"
     assert found["Config"]["Labels"]["tier"] == "1"
     assert found["HostConfig"]["RestartPolicy"] == {"Name": "on-failure", "MaximumRetryCount": 3}

@@ -190,6 +190,20 @@ BAD: dict[str, Bad] = {
     "priority on 20.10": bad(
         nets(FRONT, "web: {node: n1, networks: {front: {gw_priority: §1}}}"), "engine 29"
     ),
+    "name of an interface on 20.10": bad(
+        nets(FRONT, "web: {node: n1, networks: {front: {interface_name: §web0}}}"), "engine 29"
+    ),
+    "reserved address outside of the subnet": bad(
+        nets("front: {subnet: 172.30.0.0/24, aux_addresses: {printer: §172.31.0.3}}", ""),
+        "an address in a subnet of front",
+    ),
+    "reserved address of a container": bad(
+        nets(
+            "front: {subnet: 172.30.0.0/24, aux_addresses: {printer: 172.30.0.3}}",
+            "web: {node: n1, networks: {front: {ipv4_address: §172.30.0.3}}}",
+        ),
+        "does not reserve",
+    ),
     "MAC address of a second network on 20.10": bad(
         nets(
             f"{FRONT}\n    back: {{}}",
@@ -254,6 +268,7 @@ OPTIONS = {
     "tmpfs on a volume": ('volumes: ["aa:/data"], tmpfs: [§/data]', "each path of web once"),
     "relative tmpfs": ("tmpfs: [§run]", "a path"),
     "no device": ("devices: [§tun]", "a device"),
+    "no processes": ("pids_limit: §0", "a number of processes"),
     "unknown limit": ("ulimits: {§nofiles: 1}", "a limit: core|'nofile'"),
     "soft above hard": ("ulimits: {nofile: §{soft: 2, hard: 1}}", "a soft limit"),
     "unlimited above hard": ("ulimits: {nofile: §{soft: -1, hard: 1}}", "a soft limit"),
@@ -470,12 +485,15 @@ def test_an_old_engine_is_asked_for_one_network_after_the_other(version: str) ->
 
 
 def test_a_new_engine_is_asked_for_all_networks_at_once() -> None:
-    kwargs, api = created(", mac_address: '02:00:00:00:00:09', gw_priority: 7", "1.47")
+    kwargs, api = created(
+        ", mac_address: '02:00:00:00:00:09', gw_priority: 7, interface_name: web0", "1.47"
+    )
     assert [what for what, _, _ in api.asked] == ["create_container", "start"]
     assert "mac_address" not in kwargs
     every = kwargs["networking_config"]["EndpointsConfig"]
     assert list(every) == ["front", "back"]
     assert every["front"]["GwPriority"] == 7
+    assert every["front"]["DriverOpts"] == {"com.docker.network.endpoint.ifname": "web0"}
     assert every["front"]["MacAddress"] == "02:00:00:00:00:09"
     assert every["back"] == {"Aliases": ["b"], "IPAMConfig": {}} or every["back"] == {
         "Aliases": ["b"]
@@ -499,7 +517,8 @@ def test_options_are_those_of_the_engine() -> None:
     found = load_text(
         DOCKER + "containers: {web: {node: n1, privileged: true, cap_add: [NET_ADMIN], "
         "cap_drop: [ALL], devices: [/dev/fuse], sysctls: {net.ipv4.ip_forward: 1}, "
-        "cpus: 0.5, mem_limit: 64m, ulimits: {nofile: {soft: 1, hard: 2}}, volumes: ['aa:/a:ro'], "
+        "cpus: 0.5, mem_limit: 64m, pids_limit: 9, "
+        "ulimits: {nofile: {soft: 1, hard: 2}}, volumes: ['aa:/a:ro'], "
         "tmpfs: [/run], dns: "
         "['fd00::1'], extra_hosts: ['db:host-gateway'], restart: 'on-failure:3', init: true, "
         "entrypoint: [a, b], user: 1000, working_dir: /srv, stop_signal: INT, hostname: me, "
@@ -520,6 +539,7 @@ def test_options_are_those_of_the_engine() -> None:
         "ulimits": [{"Name": "nofile", "Soft": 1, "Hard": 2}],
         "nano_cpus": 500_000_000,
         "mem_limit": 64 << 20,
+        "pids_limit": 9,
         "binds": ["aa:/a:ro"],
         "tmpfs": ["/run"],
         "dns": ["fd00::1"],

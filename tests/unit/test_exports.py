@@ -216,7 +216,7 @@ def test_compose_has_docker_networks_and_options_of_containers() -> None:
     assert many["hostname"] == "odd.example"
     assert many["labels"] == {"a.b/c": "50% of $$HOME"}
     assert many["ulimits"] == {"nofile": {"soft": 100, "hard": 200}, "core": 0}
-    assert (many["cpus"], many["mem_limit"]) == (0.5, 64 << 20)
+    assert (many["cpus"], many["mem_limit"], many["pids_limit"]) == (0.5, 64 << 20, 50)
     assert (many["restart"], many["init"], many["user"]) == ("unless-stopped", True, "0:0")
     assert many["ports"] == ["9000-9002:90-92/udp", "9003:93/tcp"]
     # A volume is that of a node, whose files are not on this machine.

@@ -140,7 +140,7 @@ FORM = {
         "name: t\nnodes: {a: {§image: alpine}}\n", "known key|'image'|container of a node|clab.yml"
     ),
     "ports of a node": bad(
-        "name: t\nnodes: {a: {§ports: ['80:80']}}\n", "known key|'ports'|exec|ssh-config"
+        "name: t\nnodes: {a: {§ports: ['80:80']}}\n", "known key|'ports'|testbed forward"
     ),
     "kind of a node": bad("name: t\nnodes: {a: {§kind: linux}}\n", "known key|roles|clab.yml"),
     "Compose's word for publish": bad(

@@ -197,6 +197,7 @@ OPTIONS = st.fixed_dictionaries(
         "restart": st.sampled_from(["always", "on-failure:3"]),
         "user": st.sampled_from([0, "www-data", "1:2"]),
         "stop_grace_period": st.just("3s"),
+        "pids_limit": st.just(50),
     },
 )
 

@@ -247,6 +247,7 @@ def test_every_key_reaches_the_model_and_comes_back() -> None:
                     "subnet": ["172.30.0.0/24", "fd00:30::/64"],
                     "gateway": ["172.30.0.254", "fd00:30::1"],
                     "ip_range": "172.30.0.128/25",
+                    "aux_addresses": {"printer": "172.30.0.3"},
                     "internal": True,
                     "attachable": True,
                     "enable_ipv6": True,
@@ -348,6 +349,7 @@ def test_every_key_reaches_the_model_and_comes_back() -> None:
                         "mac_address": "02:00:00:00:00:10",
                         "aliases": ["web"],
                         "gw_priority": 0,
+                        "interface_name": "front0",
                         "driver_opts": {"com.docker.network.endpoint.ifname": "lan0"},
                     }
                 },
@@ -361,6 +363,7 @@ def test_every_key_reaches_the_model_and_comes_back() -> None:
                 "cap_drop": ["ALL"],
                 "devices": ["/dev/fuse:/dev/fuse:rw"],
                 "sysctls": {"net.ipv4.ip_forward": 1},
+                "pids_limit": 50,
                 "ulimits": {"nofile": 1024, "nproc": {"soft": 1, "hard": 2}},
                 "cpus": 0.5,
                 "mem_limit": 64 << 20,

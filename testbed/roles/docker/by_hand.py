@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from testbed.roles.docker import glance
-from testbed.roles.docker.engine import LAB
+from testbed.roles.docker.engine import IFNAME, LAB
 from testbed.roles.docker.networks import DRIVERS, networks_of
 
 if TYPE_CHECKING:
@@ -76,6 +76,11 @@ def _networks(topology: Topology, node: Node) -> Iterator[Change]:
             "subnet": [one["Subnet"] for one in pools if one.get("Subnet")],
             "gateway": [one["Gateway"] for one in pools if one.get("Gateway")],
             "ip_range": [one["IPRange"] for one in pools if one.get("IPRange")],
+            "aux_addresses": {
+                name: address
+                for one in pools
+                for name, address in (one.get("AuxiliaryAddresses") or {}).items()
+            },
             "internal": data.get("Internal"),
             "enable_ipv6": data.get("EnableIPv6"),
             "driver_opts": data.get("Options"),
@@ -114,6 +119,7 @@ def _container(
         "sysctls": host.get("Sysctls"),
         "cpus": (host.get("NanoCpus") or 0) / 1e9,
         "mem_limit": host.get("Memory"),
+        "pids_limit": max(host.get("PidsLimit") or 0, 0),
         "volumes": host.get("Binds"),
         "tmpfs": [f"{k}:{v}" if v else k for k, v in (host.get("Tmpfs") or {}).items()],
         "dns": host.get("Dns"),
@@ -148,6 +154,7 @@ def _attachment(network: Mapping[str, Any]) -> dict[str, Any]:
     value = {
         "ipv4_address": given.get("IPv4Address"),
         "ipv6_address": given.get("IPv6Address"),
+        "interface_name": (network.get("DriverOpts") or {}).get(IFNAME),
     }
     return {k: v for k, v in value.items() if v}
 

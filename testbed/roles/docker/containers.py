@@ -27,7 +27,8 @@ PORT_VARIABLE = "PORT"
 #: Keys of a container that the plan shows, if the file has them.
 SHOWN = (
     "hostname", "mac_address", "entrypoint", "user", "privileged", "cap_add", "cap_drop", "devices",
-    "sysctls", "ulimits", "cpus", "mem_limit", "volumes", "tmpfs", "dns", "extra_hosts", "restart",
+    "sysctls", "ulimits", "cpus", "mem_limit", "pids_limit", "volumes", "tmpfs", "dns",
+    "extra_hosts", "restart",
 )  # fmt: skip
 #: The answer for a container on an overlay network, after 20 s (moby, daemon/cluster).
 NOT_ATTACHED = "attaching to network failed"

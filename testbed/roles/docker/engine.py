@@ -451,6 +451,7 @@ class Engine:
                 "Subnet": str(subnet),
                 **({"Gateway": str(gateway)} if gateway else {}),
                 **({"IPRange": str(part)} if part else {}),
+                **({"AuxiliaryAddresses": aux} if (aux := network.aux_in(subnet)) else {}),
             }
             for subnet, gateway, part in network.pools()
         ]
@@ -521,6 +522,10 @@ def network_state(data: Mapping[str, Any]) -> NetworkState:
     )
 
 
+#: Option of a container's place on a network: the name of its interface (moby, endpoint options).
+IFNAME = "com.docker.network.endpoint.ifname"
+
+
 def _text(value: object) -> str | None:
     return None if value is None else str(value)
 
@@ -534,7 +539,10 @@ def _endpoint(one: Attachment) -> dict[str, Any]:
         "Aliases": list(one.aliases),
         "MacAddress": one.mac_address,
         "GwPriority": one.gw_priority,
-        "DriverOpts": dict(one.driver_opts),
+        "DriverOpts": {
+            **one.driver_opts,
+            **({IFNAME: one.interface_name} if one.interface_name else {}),
+        },
     }
     return {name: value for name, value in found.items() if value}
 
@@ -555,6 +563,7 @@ def _host_options(container: Container) -> dict[str, Any]:
         ],
         "nano_cpus": round((container.cpus or 0) * 1e9),
         "mem_limit": container.mem_limit,
+        "pids_limit": container.pids_limit,
         "binds": list(container.volumes),
         "tmpfs": list(container.tmpfs),
         "dns": [str(one) for one in container.dns],

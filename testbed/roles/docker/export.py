@@ -41,8 +41,8 @@ HEAD = """\
 #: Keys of a container that have the same name and form in Compose.
 AS_THEY_ARE = (
     "entrypoint", "user", "working_dir", "labels", "privileged", "cap_add", "cap_drop", "devices",
-    "sysctls", "ulimits", "cpus", "mem_limit", "volumes", "tmpfs", "dns", "extra_hosts", "restart",
-    "init", "stop_signal", "stop_grace_period",
+    "sysctls", "ulimits", "cpus", "mem_limit", "pids_limit", "volumes", "tmpfs", "dns",
+    "extra_hosts", "restart", "init", "stop_signal", "stop_grace_period",
 )  # fmt: skip
 
 
@@ -176,6 +176,7 @@ class _Writer:
                 "subnet": str(subnet),
                 **({"gateway": str(gateway)} if gateway else {}),
                 **({"ip_range": str(part)} if part else {}),
+                **({"aux_addresses": aux} if (aux := network.aux_in(subnet)) else {}),
             }
             for subnet, gateway, part in network.pools()
         ]

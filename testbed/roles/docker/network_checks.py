@@ -101,6 +101,14 @@ class NetworkChecks(Look):
                     hint = f"the subnets are: {known}"
                     self.add(at, f"a part of a subnet of {network.name}", str(part), hint)
 
+            for name, address in network.aux_addresses.items():
+                at = self.value(*self._path(network.name, "aux_addresses", name))
+                if not any(address in one for one in network.subnet):
+                    hint = f"the subnets are: {known}"
+                    self.add(at, f"an address in a subnet of {network.name}", str(address), hint)
+                elif address in network.gateway:
+                    self.add(at, "another address than the gateway", str(address), "use another")
+
     def _item(self, network: str, name: str, index: int, count: int) -> tree.Tree:
         path = self._path(network, name)
         return self.value(*path, index) if count > 1 else self.value(*path)
@@ -241,6 +249,15 @@ class NetworkChecks(Look):
                 wanted = f"engine 29 for gw_priority (on {container.node})"
                 hint = "set engine: 29, or remove it: 20.10 takes the first name in the alphabet"
                 self.add(self._at(container, one.name, "gw_priority"), wanted, "20.10", hint)
+            if one.interface_name is not None:
+                at = self._at(container, one.name, "interface_name")
+                if old:
+                    wanted = f"engine 29 for interface_name (on {container.node})"
+                    self.add(at, wanted, "20.10", "set engine: 29, or remove it")
+                others = [*container.networks.values()][:i]
+                if one.interface_name in [other.interface_name for other in others]:
+                    wanted = "each name of an interface once in a container"
+                    self.add(at, wanted, quote(one.interface_name), "choose another")
             if one.mac_address and i and old:
                 wanted = f"engine 29 for a MAC address on a second network (on {container.node})"
                 hint = "set engine: 29, or write this network first"
@@ -297,6 +314,10 @@ class NetworkChecks(Look):
             wanted = f"a subnet of {network.name} for a fixed address"
             hint = f"write docker: {{networks: {{{network.name}: {{subnet: ..}}}}}}"
             self.add(at, wanted, "none", hint)
+            return
+        if address in network.aux_addresses.values():
+            wanted = "an address that aux_addresses does not reserve"
+            self.add(at, wanted, str(address), "use another, or remove it there")
             return
         pools = [pool for pool in network.pools() if address in pool[0]]
         if not pools:

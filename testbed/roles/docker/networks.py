@@ -11,9 +11,16 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from testbed.topology import keys
 from testbed.topology.attach import OPTIONS
 from testbed.topology.declare import Block, key
-from testbed.topology.families import Address, AnyAddress, AnyNetwork, Network, OneOrMore
+from testbed.topology.families import (
+    Address,
+    AnyAddress,
+    AnyNetwork,
+    Network,
+    OneOrMore,
+    Values,
+)
 from testbed.topology.reserved import Reserved
-from testbed.topology.shapes import NODE, Choice, Flag, Items, Name
+from testbed.topology.shapes import NODE, Choice, Flag, Items, Name, Pattern
 
 if TYPE_CHECKING:
     from testbed.topology.containers import Container
@@ -71,6 +78,15 @@ class DockerNetwork(Block):
         "Part of the subnet from which containers get addresses.",
         default=(),
     )
+    aux_addresses: Mapping[str, Address] = key(
+        Values(
+            Pattern(keys.HOST_NAME, "a host name", "write a DNS name"),
+            AnyAddress(),
+            "a mapping of names to addresses",
+        ),
+        "Addresses of the subnets that Docker gives to no container, by names of your own.",
+        default={},
+    )
     internal: bool = key(Flag(), "No connection to anything outside of the network.", default=False)
     attachable: bool = key(
         Flag(),
@@ -104,6 +120,10 @@ class DockerNetwork(Block):
             part = next((one for one in inside if one.subnet_of(subnet)), None)  # type: ignore[arg-type]  # of one version
             yield subnet, gateway, part
 
+    def aux_in(self, subnet: Network) -> dict[str, str]:
+        """Return the addresses in a subnet that no container gets, by their names."""
+        return {name: str(one) for name, one in self.aux_addresses.items() if one in subnet}
+
     @property
     def digest(self) -> str:
         """A digest of its settings, without the nodes."""
@@ -117,6 +137,8 @@ class DockerNetwork(Block):
             words.append(str(subnet))
             words += [f"gateway {gateway}"] if gateway else []
             words += [f"addresses from {part}"] if part else []
+        if self.aux_addresses:
+            words.append(f"reserved {', '.join(map(str, self.aux_addresses.values()))}")
         words += ["IPv6"] if self.enable_ipv6 and len(self.subnet) < 2 else []
         words += ["internal"] if self.internal else []
         options = {k: v for k, v in self.driver_opts.items() if k != PARENT}
