@@ -261,7 +261,7 @@ class _Place:
         if which("nft") is None:  # without nft there are no rules of ours
             return []
         places: list[tuple[Place, Sequence[str]]] = [(fabric, means.TABLE)]
-        places += [(place, means.NODE_TABLE) for place in self._ends()]
+        places += [(place, means.node_table(place.name)) for place in self._ends()]
         listed = [
             place.run(["nft", "-j", "list", "table", *table], check=False)
             for place, table in places

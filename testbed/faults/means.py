@@ -13,6 +13,7 @@ import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from testbed.faults.model import Fault, Unreadable, parse
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from testbed.nodes.base import Node
 
 TABLE = ("bridge", "testbed-faults")
-#: On a node, for its links that lead directly to another one.
-NODE_TABLE = ("netdev", "testbed-faults")
 #: The range of nft's random numbers: a hundred thousandth is the smallest loss.
 MODULUS = 100_000
 
@@ -78,13 +77,21 @@ def _chance(fault: Fault) -> str:
     return f" numgen random mod {MODULUS} < {round(fault.percent / 100 * MODULUS)}"
 
 
+def node_table(node: str) -> tuple[str, str]:
+    """Return the nftables table on a node for its links that lead directly to another one.
+
+    Each node has its own, because two nodes of another tool can be in one network namespace.
+    """
+    return "netdev", f"testbed-faults-{sha256(node.encode()).hexdigest()[:8]}"
+
+
 def end_rules(node: str, ends: Mapping[str, str], faults: Iterable[Fault]) -> str:
     """Return the input of ``nft -f -`` on a node for exactly these faults of its direct links.
 
     ``ends`` are its interfaces that lead to another node, each with that node's name. Frames are
     dropped as they come in, at both ends of a link.
     """
-    name = " ".join(NODE_TABLE)
+    name = " ".join(node_table(node))
     lines = [f"add table {name}", f"delete table {name}"]
     rules = [
         f'add rule {name} end{number}{_chance(fault)} counter drop comment "{fault.words}"'

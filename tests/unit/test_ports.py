@@ -244,14 +244,15 @@ def test_only_namespace_nodes_are_joined_directly(tmp_path: Path) -> None:
 def test_faults_of_direct_links_are_at_their_ends() -> None:
     faults = [parse(words.split()) for words in ("partition b:c", "loss a 20%")]
     rules = means.end_rules("b", {"eth1": "a", "eth2": "c"}, faults)
+    table = " ".join(means.node_table("b"))
+    assert table != " ".join(means.node_table("a")), "both can be in one network namespace"
     assert [line for line in rules.splitlines() if line.startswith("add rule")] == [
-        'add rule netdev testbed-faults end1 counter drop comment "partition b:c"',
-        "add rule netdev testbed-faults end0 numgen random mod 100000 < 20000 counter drop "
-        'comment "loss a 20%"',
+        f'add rule {table} end1 counter drop comment "partition b:c"',
+        f'add rule {table} end0 numgen random mod 100000 < 20000 counter drop comment "loss a 20%"',
     ]
     healed = means.end_rules("b", {"eth1": "a"}, [])
     assert healed.splitlines() == [
-        "add table netdev testbed-faults", "delete table netdev testbed-faults",
+        f"add table {table}", f"delete table {table}",
     ]  # fmt: skip
     assert "add rule" not in means.link_rules({"b": [], "c": ["c"]}, faults[:1])
 
