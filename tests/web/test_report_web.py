@@ -13,8 +13,11 @@ from report_runs import broken_run, claim, finding, lab, piece, run
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
+from walks import across, dropped, published
 
+from testbed.report import walk_page
 from testbed.report.html import render
+from testbed.walk.compare import compare
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -75,6 +78,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "bad": render(broken_run()),
         "zh": render(run(), lang="zh"),
         "wide": render(wide_run),
+        "walk": walk_page.page(dropped(), difference=compare(across(), dropped())),
+        "walk-zh": walk_page.page(published(), lang="zh"),
     }
     for name, text in texts.items():
         (folder / f"{name}.html").write_text(text, encoding="utf-8")
@@ -281,7 +286,7 @@ def test_the_system_s_colours_are_kept_until_one_chooses(
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("name", ["good", "bad", "zh"])
+@pytest.mark.parametrize("name", ["good", "bad", "zh", "walk", "walk-zh"])
 def test_every_text_can_be_read(
     quiet: Browser, pages: dict[str, str], name: str, scheme: Any, tmp_path: Path
 ) -> None:
@@ -292,7 +297,7 @@ def test_every_text_can_be_read(
 
 
 @pytest.mark.parametrize("width", [320, 360, 768, 1280])
-@pytest.mark.parametrize("name", ["good", "bad", "zh", "wide"])
+@pytest.mark.parametrize("name", ["good", "bad", "zh", "wide", "walk", "walk-zh"])
 def test_the_page_never_scrolls_sideways(
     quiet: Browser, pages: dict[str, str], name: str, width: int, tmp_path: Path
 ) -> None:
@@ -303,8 +308,11 @@ def test_the_page_never_scrolls_sideways(
     quiet.shot(tmp_path / f"{name}-{width}.png", height=6000)
 
 
-def test_what_scrolls_can_be_reached_by_keyboard(quiet: Browser, pages: dict[str, str]) -> None:
-    quiet.open(pages["wide"], width=360)
+@pytest.mark.parametrize("name", ["wide", "good", "walk"])
+def test_what_scrolls_can_be_reached_by_keyboard(
+    quiet: Browser, pages: dict[str, str], name: str
+) -> None:
+    quiet.open(pages[name], width=360)
     quiet.js("for (const one of document.querySelectorAll('details')) one.open = true")
     unreachable = quiet.js(
         """return [...document.querySelectorAll('main *')]
