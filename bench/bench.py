@@ -48,6 +48,7 @@ WANTED = {2: 1.2, 10: 1.0, 30: 0.75}
 UP_WANTED = {100: 45.0}  # seconds, on two quiet cores
 IDLE_WANTED = {2: 0.01, 100: 0.1}  # cores
 GRAPH_WANTED = {2: 0.5, 30: 1.0}  # seconds of `testbed graph`, on two quiet cores
+WALK_WANTED = {2: 1.0, 30: 3.0}  # seconds of a walk there and back
 GROWTH_WANTED = 1.5  # processor time a node, as a multiple of that in a lab of GROWTH_FROM nodes
 GROWTH_FROM = 10
 SETTLE = 10.0  # seconds until a new lab is idle
@@ -105,7 +106,7 @@ def numbers(text: str) -> list[int]:
 
 
 def growth(nodes: int, backend: str, *, idle: bool) -> dict[str, float]:
-    """Figures of one lab: seconds of ``up`` and ``graph``, and the idle share of a core."""
+    """Figures of one lab: seconds of ``up``, ``graph`` and ``walk``, idle share of a core."""
     lab = f"bench-{nodes}"
     up = [*TESTBED, "up", "two-node", "--nodes", str(nodes), "--backend", backend]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -115,6 +116,8 @@ def growth(nodes: int, backend: str, *, idle: bool) -> dict[str, float]:
         own = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         found = {"up": wall, "own processor": own, "lab processor": processor(lab)}
         found["processor a node"] = (own + found["lab processor"]) / nodes
+        walk = [*TESTBED, "walk", "-l", lab, "container-1", "container-2", "--reply"]
+        found["walk"] = statistics.median(timed(walk) for _ in range(3))
         found["graph"] = statistics.median(timed([*TESTBED, "graph", lab]) for _ in range(3))
         if idle:
             time.sleep(SETTLE)
@@ -155,6 +158,8 @@ def show_growth(nodes: int, grown: dict[str, float], base: float) -> None:
     print(words)
     wanted = f" (at most {GRAPH_WANTED[nodes]})" if nodes in GRAPH_WANTED else ""
     print(f"{nodes} nodes: graph {grown['graph']:.2f} s{wanted}")
+    wanted = f" (at most {WALK_WANTED[nodes]})" if nodes in WALK_WANTED else ""
+    print(f"{nodes} nodes: walk {grown['walk']:.2f} s{wanted}")
     if "idle" in grown:
         wanted = f" (at most {IDLE_WANTED[nodes]})" if nodes in IDLE_WANTED else ""
         print(f"{nodes} nodes: idle at {grown['idle']:.4f} core{wanted}")
