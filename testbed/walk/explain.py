@@ -7,7 +7,7 @@ The answers are asked in two steps, so that each namespace runs one command:
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -177,6 +177,7 @@ ss -Hlnp "$1" "sport = :$2" | while read -r state _ _ here _ users; do
 done
 """
 LONGEST = 160  # characters of a command line
+PORT_MAX = 65535
 PORTS = {"tcp": "-t", "udp": "-u"}
 
 
@@ -201,9 +202,31 @@ def listening(command: Sequence[str], printed: str) -> list[Fact]:
         address, _, words = line.partition(" ")
         if words.strip():
             source = f"ss -lnp {command[-2]} sport = :{command[-1]}"
-            text = f"{words.strip()[:LONGEST]} listens on {address}"
+            text = f"{_named(words)[:LONGEST]} listens on {address}"
             found.append(Fact(text, "asked", source))
     return found
+
+
+def _named(command: str) -> str:
+    """Return a command line with its program by name, not by path."""
+    program, blank, rest = command.strip().partition(" ")
+    return f"{program.rpartition('/')[2]}{blank}{rest}"
+
+
+def onward(printed: str, own: Collection[str], known: Collection[str]) -> tuple[str, int] | None:
+    """Return where a listener passes connections on to, if its command line says so.
+
+    That is an address of the lab (``known``), not of the listener's own namespace, followed by
+    a port: "docker-proxy ... -container-ip 172.17.0.2 -container-port 80".
+    """
+    for line in printed.splitlines():
+        words = line.split()[1:]
+        for index, word in enumerate(words):
+            if word in known and word not in own:
+                ports = [int(one) for one in words[index + 1 : index + 3] if one.isdecimal()]
+                if ports and 0 < ports[0] <= PORT_MAX:
+                    return word, ports[0]
+    return None
 
 
 # -- where and why a packet was lost ----------------------------------------------

@@ -69,12 +69,14 @@ class _Run:
         *,
         reply: bool,
         family: Literal[4, 6],
+        inventory: Inventory | None = None,
     ) -> None:
         self.lab = lab
         self.words = (source, target)
         self.reply = reply
         self.family = family
-        self.inventory: Inventory = look(lab)
+        self._is_onward = inventory is not None
+        self.inventory: Inventory = inventory or look(lab)
         self.warnings = [*self.inventory.warnings]
         self.warnings += [
             f"{one.name} cannot be looked at: {one.error}"
@@ -258,12 +260,37 @@ class _Run:
                 end = replace(end, spot=Spot(*(origin or ("", ""))))
             hops.append(end)
         else:
-            who: list[Fact] = []
-            if direction == "there" and last is not None and (argv := explain.listeners(hops)):
-                who = explain.listening(argv, run(self.lab, self.posts[last.place], argv))
-            ended = self._last(direction, hops, outcome)
-            hops.append(replace(ended, facts=(*ended.facts, *who)))
+            hops.append(self._last(direction, hops, outcome))
+            if direction == "there" and last is not None:
+                hops[-1], more = self._listener(hops, seen[last.place])
+                hops += more.hops if more else ()
+                arrived = more.arrived if more else True
         return Leg(direction, tuple(hops), arrived, found.copies)
+
+    def _listener(self, hops: Sequence[Hop], seen: Seen) -> tuple[Hop, Leg | None]:
+        """Return the last hop with who listens, and the way on if that is a proxy.
+
+        A proxy opens a connection of its own. It is followed by a further request like it, sent
+        from the proxy's namespace.
+        """
+        argv = explain.listeners(hops)
+        if not argv:
+            return hops[-1], None
+        printed = run(self.lab, self.posts[seen.place], argv)
+        facts = [*hops[-1].facts, *explain.listening(argv, printed)]
+        target = explain.onward(printed, seen.addresses, self.inventory.names())
+        if target is None or self._is_onward:
+            return replace(hops[-1], facts=tuple(facts)), None
+        text = f"it connects to {target[0]} port {target[1]} itself: a request like that follows"
+        facts.append(Fact(text, "inferred"))
+        request = Request(self.request.protocol, target[1], seconds=self.request.seconds)
+        word = f"{seen.machine}/{seen.space}" if seen.space else seen.machine
+        on = _Run(self.lab, word, target[0], request, reply=False, family=self.family,
+                  inventory=self.inventory)  # fmt: skip
+        leg = on.walk().legs[0]
+        self.warnings += on.warnings
+        untimed = tuple(replace(hop, seconds=None) for hop in leg.hops[1:])
+        return replace(hops[-1], facts=tuple(facts)), replace(leg, hops=untimed)
 
     @staticmethod
     def _at(seen: Mapping[tuple[str, str], Seen], spot: Spot) -> Seen:

@@ -206,6 +206,17 @@ def test_from_the_machine_itself_to_its_port(docker: LiveLab) -> None:
     assert "dev docker0" in second
 
 
+def test_a_proxy_is_followed_to_the_container_behind_it(docker: LiveLab) -> None:
+    """From the loopback a published port is docker-proxy's, or translated by nftables."""
+    found = walk(docker, "host", "127.0.0.1", Request("tcp", 8080), reply=True)
+    there = fine(found)
+    assert there.hops[-1].spot.space == "web"
+    proxies = [hop for hop in there.hops if hop.kind == "process" and "docker-proxy" in why(hop)]
+    translations = [hop for hop in there.hops if hop.kind == "conntrack"]
+    assert len(proxies) + len(translations) > 0
+    assert found.legs[1].hops[-1].spot.space == ""
+
+
 def test_two_containers_of_one_bridge_and_one_with_itself(docker: LiveLab) -> None:
     there = fine(checked(docker, "nginx-1", "nginx-2", Request()))
     routes = [str(hop.spot) for hop in there.hops if hop.kind == "route"]

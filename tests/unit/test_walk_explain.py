@@ -16,6 +16,7 @@ from testbed.walk.explain import (
     listening,
     loss_questions,
     lost,
+    onward,
     questions,
 )  # fmt: skip
 from testbed.walk.model import Fact, Hop, Rule, Spot, View
@@ -145,6 +146,22 @@ def test_questions_about_a_loss_are_those_of_the_last_place() -> None:
 def test_who_listens_has_its_command_line() -> None:
     argv = ["sh", "-c", "", "listeners", "-t", "8080"]
     printed = "0.0.0.0:8080 docker-proxy -container-ip 172.17.0.2 \n[::]:8080 "
-    assert [fact.text for fact in listening(argv, printed)] == [
+    assert [fact.text for fact in listening(argv, printed.replace("docker", "/opt/docker"))] == [
         "docker-proxy -container-ip 172.17.0.2 listens on 0.0.0.0:8080"
     ]
+
+
+PROXY = "0.0.0.0:8080 docker-proxy -host-ip 10.0.0.1 -host-port 8080 -container-ip"
+
+
+@pytest.mark.parametrize(("line", "target"), [
+    (f"{PROXY} 172.17.0.2 -container-port 80 ", ("172.17.0.2", 80)),
+    (f"{PROXY} 172.17.0.9 -container-port 80 ", None),  # of no lab
+    (f"{PROXY} 172.17.0.2 ", None),
+    ("10.0.0.1:2379 etcd --advertise-client-urls http://172.17.0.2:2379 ", None),
+    ("10.0.0.1:80 server --node-ip 10.0.0.1 --port 80 ", None),
+    ("0.0.0.0:80 nginx: worker process ", None),
+    ("", None),
+])  # fmt: skip
+def test_a_proxy_is_known_by_its_command_line(line: str, target: tuple[str, int] | None) -> None:
+    assert onward(line, {"10.0.0.1"}, {"10.0.0.1", "172.17.0.2"}) == target
