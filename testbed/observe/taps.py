@@ -83,19 +83,24 @@ def inside(path: str, work: Any) -> Any:
     return found[0]
 
 
-def opened(device: str, steps: list[Step] | None, buffer: int = BUFFER) -> socket.socket:
+def packed(steps: list[Step]) -> bytes:
+    """Return instructions as the kernel takes them (struct sock_filter, linux/filter.h)."""
+    return b"".join(struct.pack("=HBBI", *step) for step in steps)
+
+
+def opened(device: str, program: bytes, buffer: int = BUFFER) -> socket.socket:
     """Return a socket for the frames of a device; of all of the namespace if it is "".
 
-    It has a filter before the first frame. Raises OSError.
+    ``program`` is a packed filter; without one all frames are seen. ``buffer`` is in octets.
+    Raises OSError.
     """
     # With protocol 0 nothing comes before the filter is there.
     protocol = 0 if device else socket.htons(ALL_FRAMES)
     sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, protocol)
     try:
-        if steps is not None:
-            packed = b"".join(struct.pack("=HBBI", *step) for step in steps)
-            kept = ctypes.create_string_buffer(packed)
-            given = struct.pack("HL", len(steps), ctypes.addressof(kept))
+        if program:
+            kept = ctypes.create_string_buffer(program)
+            given = struct.pack("HL", len(program) // 8, ctypes.addressof(kept))
             sock.setsockopt(socket.SOL_SOCKET, ATTACH_FILTER, given)
         sock.setsockopt(socket.SOL_SOCKET, TIMESTAMP_NS, 1)
         sock.setsockopt(PACKET, AUXDATA, 1)
@@ -127,6 +132,11 @@ def received(sock: socket.socket, most: int = 0) -> Any:
                 raise
 
 
+def missed(sock: socket.socket) -> int:
+    """Return the number of frames for which a socket had no room since the last call."""
+    return int(struct.unpack("=II", sock.getsockopt(PACKET, STATISTICS, 8))[1])
+
+
 class Tap:
     """Sockets for the packets of one place.
 
@@ -147,17 +157,17 @@ class Tap:
         self.path = path
         self.inbound = inbound
         self.sockets: list[socket.socket] = []
-        wanted: list[list[Step] | None] = [None]
+        wanted = [b""]
         if filters is not None:
             wanted = [
-                guarded(steps, ethernet=kind == "ether")
+                packed(guarded(steps, ethernet=kind == "ether"))
                 for kind, steps in filters.items()
                 if steps is not None
             ]
 
         def work() -> None:
             for device in devices or [""]:
-                self.sockets += [opened(device, steps) for steps in wanted]
+                self.sockets += [opened(device, program) for program in wanted]
 
         try:
             inside(path, work)
@@ -180,8 +190,7 @@ class Tap:
 
     def missed(self) -> int:
         """Return the number of packets for which there was no room since the last call."""
-        counts = (sock.getsockopt(PACKET, STATISTICS, 8) for sock in self.sockets)
-        return sum(int(struct.unpack("=II", count)[1]) for count in counts)
+        return sum(missed(sock) for sock in self.sockets)
 
     def close(self) -> None:
         for sock in self.sockets:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from testbed import process
 from testbed.errors import LabError, MachineError
+from testbed.observe import taps
 from testbed.observe.capture import wait_for_sign
 from testbed.observe.places import way_in
 from testbed.walk import watch
@@ -31,6 +32,15 @@ PAUSE = 0.004
 START = 30.0  # for a program to end; long, for a busy machine
 LONGEST = 120.0  # seconds; a program on a node ends then by itself
 INTERPRETER = ("python3", "-I", "-S", "-c")
+#: A program of two modules, of which the second imports from the first.
+BUNDLE = """
+import sys, types
+parts = {name!r}.split(".")
+for end in range(1, len(parts) + 1):
+    sys.modules[".".join(parts[:end])] = types.ModuleType(".".join(parts[:end]))
+exec(compile({needed!r}, {name!r}, "exec"), sys.modules[{name!r}].__dict__)
+exec(compile({text!r}, "program", "exec"), {{"__name__": "__main__"}})
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +83,10 @@ def run(lab: LiveLab, post: Post, argv: Sequence[str]) -> str:
 
 
 def program(module: str) -> str:
-    """Return the text of a module that also runs as a program on a node."""
-    return Path(__file__).with_name(f"{module}.py").read_text(encoding="utf-8")
+    """Return a module as the text of a program for a node, with what it needs of testbed."""
+    text = Path(__file__).with_name(f"{module}.py").read_text(encoding="utf-8")
+    needed = Path(taps.__file__).read_text(encoding="utf-8")
+    return BUNDLE.format(name=taps.__name__, needed=needed, text=text)
 
 
 class Watch:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from testbed.errors import LabError, MachineError
 from testbed.limits import FILES_PER_NODE, at_once
+from testbed.observe import taps
 from testbed.observe.conntrack import connections
 from testbed.observe.inventory import inventory as look
 from testbed.observe.trace import legacy_event, logged, nft_events
@@ -151,7 +152,7 @@ class _Run:
             "seconds": request.seconds * max(node.slowness for node in self.lab.nodes.values()),
         }
         if post.path:
-            found: dict[str, Any] = watch.inside(post.path, lambda: sender.send(given))
+            found: dict[str, Any] = taps.inside(post.path, lambda: sender.send(given))
             return found
         argv = [*INTERPRETER, program("send"), json.dumps(given)]
         result = run(self.lab, post, argv)

@@ -6,16 +6,14 @@ trace. The socket that made the table owns it (NFT_TABLE_F_OWNER), so that the k
 when the socket is closed, also when the process was killed. Nothing is read before
 :meth:`Eye.read`: the buffers of the sockets limit what is kept.
 
-This module needs the standard library alone. It also runs as a program on nodes whose namespaces
-cannot be entered from this machine (``python3 -I -S -c``); its argument is the JSON text of
-:func:`main`.
+This module needs the standard library and :mod:`testbed.observe.taps` alone. It also runs as a
+program on nodes whose namespaces cannot be entered from this machine (``python3 -I -S -c``); its
+argument is the JSON text of :func:`main`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import errno
 import functools
 import json
 import os
@@ -26,11 +24,9 @@ import sys
 import threading
 from typing import Any
 
-SETNS = 0x40000000  # CLONE_NEWNET, linux/sched.h
+from testbed.observe.taps import BUFFER_FORCE, enter, missed, opened, received, told
+
 TABLE = "testbed_walk"  #: begin of the name of each table of ours
-ALL_FRAMES = 0x0003  # ETH_P_ALL, linux/if_ether.h
-ATTACH_FILTER, TIMESTAMP_NS, BUFFER_FORCE = 26, 35, 33  # asm-generic/socket.h
-PACKET, STATISTICS, AUXDATA = 263, 6, 8  # SOL_PACKET, linux/if_packet.h
 NETLINK, MEMBERSHIP, NETFILTER = 270, 1, 12  # SOL_NETLINK, linux/netlink.h
 TRACE_GROUP, TRACK_NEW, TRACK_UPDATE = 9, 1, 2  # linux/netfilter/nfnetlink.h
 BUFFER = 1 << 22  # octets; a lab's trace of one packet has some thousand
@@ -186,8 +182,7 @@ class Eye:
         self._trace: socket.socket | None = None
         self._tracks: socket.socket | None = None
         self._log: socket.socket | None = None
-        self._filter = ctypes.create_string_buffer(program(marks))
-        self._packets = self._open_packets()
+        self._packets = opened("", program(marks), BUFFER)
         try:
             self._trace = self._listen(TRACE_GROUP)
             self._mark(marks)
@@ -195,16 +190,6 @@ class Eye:
             self._logs()
         except OSError as error:
             self.warnings.append(f"netfilter does not report packets: {error.strerror}")
-
-    def _open_packets(self) -> socket.socket:
-        sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ALL_FRAMES))
-        count, where = (len(self._filter) - 1) // 8, ctypes.addressof(self._filter)
-        sock.setsockopt(socket.SOL_SOCKET, TIMESTAMP_NS, 1)
-        sock.setsockopt(socket.SOL_SOCKET, BUFFER_FORCE, BUFFER)
-        sock.setsockopt(socket.SOL_SOCKET, ATTACH_FILTER, struct.pack("HL", count, where))
-        sock.setsockopt(PACKET, AUXDATA, 1)
-        sock.settimeout(0)
-        return sock
 
     @staticmethod
     def _listen(*groups: int) -> socket.socket:
@@ -269,12 +254,8 @@ class Eye:
     def read(self) -> int:
         """Read what has arrived since; return the number of frames and events."""
         count = 0
-        for data, ancillary, _, (device, _, kind, hardware, *_) in _received(self._packets):
-            stamp = 0
-            for level, what, value in ancillary:
-                if (level, what) == (socket.SOL_SOCKET, TIMESTAMP_NS):
-                    seconds, nanoseconds = struct.unpack("=qq", value[:16])
-                    stamp = seconds * 10**9 + nanoseconds
+        for data, ancillary, _, (device, _, kind, hardware, *_) in received(self._packets):
+            stamp, _, _ = told(ancillary, len(data))
             self.frames.append((stamp, device, kind, hardware, data))
             count += 1
         for sock, kept in (
@@ -282,7 +263,7 @@ class Eye:
         ):  # fmt: skip
             if sock is not None:
                 try:
-                    for data, *_ in _received(sock):
+                    for data, *_ in received(sock):
                         kept.append(data)
                         count += 1
                 except OSError as error:
@@ -298,7 +279,7 @@ class Eye:
                 os.waitpid(pid, 0)
         self._guards.clear()
         with contextlib.suppress(OSError):
-            if dropped := struct.unpack("=II", self._packets.getsockopt(PACKET, STATISTICS, 8))[1]:
+            if dropped := missed(self._packets):
                 self.warnings.append(f"{dropped} frames were missed")
         for sock in (self._packets, self._trace, self._tracks, self._log, *self._owners):
             if sock is not None:
@@ -317,54 +298,10 @@ class Eye:
         }
 
 
-def _received(sock: socket.socket) -> Any:
-    """Yield all messages that wait at a socket, as recvmsg returns them."""
-    while True:
-        try:
-            yield sock.recvmsg(FRAME, 256)
-        except BlockingIOError:
-            return
-        except OSError as error:
-            # ENETDOWN: a device of the capture went down; the next call works again.
-            if error.errno != errno.ENETDOWN:
-                raise
-
-
 def _lines(path: str) -> list[str]:
     with contextlib.suppress(OSError), open(path) as file:  # noqa: PTH123
         return file.read().split()
     return []
-
-
-def enter(path: str) -> None:
-    """Move the thread to a network namespace.  Raises OSError."""
-    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        if ctypes.CDLL(None, use_errno=True).setns(file, SETNS):
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number), path)
-    finally:
-        os.close(file)
-
-
-def inside(path: str, work: Any) -> Any:
-    """Call a function in a thread of its own, in the network namespace of a path."""
-    found: list[Any] = []
-    failed: list[BaseException] = []
-
-    def there() -> None:
-        try:
-            enter(path)
-            found.append(work())
-        except BaseException as error:  # noqa: BLE001  raised again below
-            failed.append(error)
-
-    thread = threading.Thread(target=there)
-    thread.start()
-    thread.join()
-    if failed:
-        raise failed[0]
-    return found[0]
 
 
 def open_eyes(

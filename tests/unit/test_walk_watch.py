@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import struct
+import sys
+from pathlib import Path
 
 import pytest
 from walk_frames import NUMBER, A, B, echo, frame, ip, tcp, udp, vxlan
 
+from testbed.observe import taps
+from testbed.walk import watch
 from testbed.walk.frames import Signature
+from testbed.walk.observer import program as program_for
 from testbed.walk.watch import NETWORK, batch, program
 
 
@@ -92,3 +98,16 @@ def test_the_filter_and_the_table_fit_the_kernel(protocol: str, family: int) -> 
     assert at == len(messages)
     # Begin, three tables, five chains, the rules of each chain, end.
     assert count == 10 + 5 * sum(len(values) for _, _, values in marks)
+
+
+@pytest.mark.parametrize("name", ["watch", "send"])
+def test_a_program_for_a_node_needs_nothing_that_it_does_not_bring(name: str) -> None:
+    own = Path(watch.__file__).with_name(f"{name}.py")
+    brought: dict[Path, set[str]] = {own: {taps.__name__}, Path(taps.__file__): set()}
+    for path, more in brought.items():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        needed = {one.names[0].name for one in ast.walk(tree) if isinstance(one, ast.Import)}
+        needed |= {one.module or "" for one in ast.walk(tree) if isinstance(one, ast.ImportFrom)}
+        others = {one for one in needed if one.partition(".")[0] not in sys.stdlib_module_names}
+        assert others <= more
+    compile(program_for(name), name, "exec")
