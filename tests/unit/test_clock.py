@@ -33,6 +33,7 @@ STAMPS = {
     ("nodes/netns/cgroups.py", "age"): "against the stamps of folders",
     ("nodes/qemu/machine.py", "wake"): "for the guest, which has slept",
     ("nodes/qemu/states.py", "refresh"): "for the guest, which has gone back",
+    ("observe/listen.py", "read"): "against the stamps of frames",
     ("registry.py", "_entry_points"): "against the stamps of folders",
     ("suites/model.py", "Run"): "when a run was begun",
     ("walk/run.py", "walk"): "when a walk was begun",
