@@ -244,6 +244,41 @@ def for_platform(index: Mapping[str, Any]) -> Mapping[str, Any]:
     )
 
 
+def _chosen(path: Path, name: str) -> Archived:
+    """Return the image of a name, or the first one."""
+    images = read(path)
+    return next((one for one in images if full_name(name) in one.names), images[0])
+
+
+def identity(path: Path, name: str) -> list[object]:
+    """Return JSON values that tell an image of an archive from others; raises ArtifactError."""
+    image, status = _chosen(path, name), stamp(path)
+    return [image.config, *image.layers, status.st_size, status.st_mtime_ns]
+
+
+#: Writes a layer, not compressed, to a file; the folder is for temporary files.
+Write: TypeAlias = "Callable[[IO[bytes], Path], None]"
+
+
+@contextlib.contextmanager
+def layers(path: Path, name: str) -> Iterator[tuple[Mapping[str, Any], list[Write]]]:
+    """Open an image of an archive: its configuration, and its layers from the lowest on.
+
+    Raises ArtifactError, OSError.
+    """
+    image = _chosen(path, name)
+    with damaged(path), _opened(path) as files:
+        yield _json(files, image.config), [_writer(files[one]) for one in image.layers]
+
+
+def _writer(opened: Callable[[], IO[bytes]]) -> Write:
+    def write(plain: IO[bytes], folder: Path) -> None:
+        with opened() as packed:
+            _unpack(packed, plain, folder)
+
+    return write
+
+
 def convert(path: Path, target: Path, name: str, wanted: str = "") -> None:
     """Write an image of an archive as an archive that every engine can load.
 

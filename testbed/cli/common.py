@@ -175,6 +175,12 @@ def _how_to_name(lab: str) -> str:
     return f"`testbed {running.info_name} {f'-l {lab} ...' if by_option else lab}`"
 
 
+def has_image(lab: str | None, node: str) -> bool:
+    """Tell whether a node of a lab has the file system of an image."""
+    found = lab_meant(make_settings(), lab).topology().nodes.get(node)
+    return bool(found and found.image)
+
+
 def show_uplinks(topology: Topology) -> None:
     """Show the way out of a lab, if it has one."""
     if topology.uplinks:

@@ -20,6 +20,8 @@ from testbed.steps.context import Batch, Context
 from testbed.steps.step import Step, node_step, order
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from testbed.artifacts import Store
     from testbed.nodes.base import Node, Provider
     from testbed.nodes.wiring import Difference
@@ -112,8 +114,22 @@ def full_spec(topology: Topology, node: NodeModel, provider: Provider, store: St
         text = "\0".join([*(step.about for step in steps), *facts])
         return Ahead(hashlib.sha256(text.encode()).hexdigest()[:12], act)
 
-    spec = replace(node_spec(topology, node), layers=packages.layers(store, node))
+    spec = replace(
+        node_spec(topology, node),
+        layers=packages.layers(store, node),
+        image=_image_of(store, node),
+    )
     return replace(spec, ahead=ahead if steps else None)
+
+
+def _image_of(store: Store, node: NodeModel) -> Path | None:
+    """Return the folder with the layers of a node's image; None without an image."""
+    if not node.image:
+        return None
+    from testbed.artifacts.image_tree import ImageTree
+
+    tree = ImageTree(node.image, store.image(node.image))
+    return store.keep(tree.name, tree)
 
 
 def ahead_of(steps: Iterable[Step]) -> list[Step]:
@@ -182,6 +198,7 @@ def _make_node(topology: Topology, node: NodeModel) -> Step:
 
     other = topology.provider_of(node.name) != topology.provider
     machine = f"{node.provider} machine" if other else "machine"
+    machine += f" of the image {node.image}" if node.image else ""
     tagged = [f"{port.name} in {port.vlans}" for port in node.ports if port.vlans]
     about = "; ".join(
         [f"{machine} with {addresses}", *tagged, *settings_steps.about(topology, node)]
@@ -242,11 +259,12 @@ def _restore(context: Context, node: Node) -> list[Difference]:
     """
     topology = context.topology
     outside = context.differences.get(node.name, [])
-    gone = [*outside, *wiring.differences(topology, node.name, wiring.look(node))]
+    gone = [*outside, *wiring.differences(topology, node.name, wiring.look(node.network))]
     if not gone:
         return gone
     context.provider.restore(context.lab, topology, node, gone)
-    _refuse_left(context, node, wiring.differences(topology, node.name, wiring.look(node)))
+    left = wiring.differences(topology, node.name, wiring.look(node.network))
+    _refuse_left(context, node, left)
     mark(node, REWIRED, uuid.uuid4().hex)
     return gone
 

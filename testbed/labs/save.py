@@ -216,7 +216,7 @@ def _seen_on(context: Context, node: Node) -> Iterator[Found]:
 
 def _addresses(topology: Topology, node: Node, data: Mapping[str, Any]) -> Iterator[Found]:
     """Yield the addresses and MTUs of ports that differ from the file."""
-    seen = wiring.look(node)
+    seen = wiring.look(node.network)
     for port in topology.nodes[node.name].ports:
         link = seen.links.get(port.name)
         if link is None or link.state == "down":
@@ -268,7 +268,7 @@ def _link_ends(context: Context) -> Iterator[Found]:
     for index, (link, body) in enumerate(zip(topology.links, bodies, strict=True)):
         found, words = [], []
         for node, name in link.ends:
-            seen = looks.setdefault(node, wiring.look(context.node(node)))
+            seen = looks.setdefault(node, wiring.look(context.node(node).network))
             port = next(one for one in topology.nodes[node].ports if one.name == name)
             own = [*map(str, port.subnetted)]
             there = _there(port, seen.links[name]) if name in seen.links else own

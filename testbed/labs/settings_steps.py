@@ -294,7 +294,7 @@ def _remove(topology: Topology, node: Node, sysctls: Mapping[str, str], before: 
             continue
         # The software of a role may need it, whatever it was before.
         if value and not (name == wiring.FORWARDING and (spec.gateway or spec.roles)):
-            node.run(["sysctl", "-q", "-w", f"{name}={value}"])
+            node.network.run(["sysctl", "-q", "-w", f"{name}={value}"])
         told.append(f"removed sysctl {name}")
     return told
 
@@ -307,7 +307,7 @@ def _set_sysctls(
         there = seen.sysctls.get(name, "")
         if there == value:
             continue
-        result = node.run(["sysctl", "-q", "-w", f"{name}={value}"], check=False)
+        result = node.network.run(["sysctl", "-q", "-w", f"{name}={value}"], check=False)
         if not result.ok:
             with placed(topology, "nodes", node.name, "sysctls", name):
                 raise LabError(
@@ -368,7 +368,7 @@ def _leave_gateway(topology: Topology, node: Node, seen: Seen) -> None:
 
 def _ip(node: Node, family: int, lines: Iterable[str], *options: str) -> Result:
     argv = ["ip", f"-{family}", *options, "-batch", "-"]
-    return node.run(argv, input="\n".join(lines).encode(), check=False)
+    return node.network.run(argv, input="\n".join(lines).encode(), check=False)
 
 
 def _add(topology: Topology, node: Node, family: int, lines: Mapping[str, Route | Rule]) -> None:

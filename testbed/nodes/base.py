@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from testbed.artifacts.source import Runner
     from testbed.leftover import Judge, LabPart, Leftover
     from testbed.nodes.attachable import Attachable
-    from testbed.nodes.place import Place
+    from testbed.nodes.place import Place, Runs
     from testbed.nodes.wiring import Difference
     from testbed.requirement import Feature, Requirement
     from testbed.topology.model import Topology
@@ -168,6 +168,8 @@ class NodeSpec:
     #: Trees of Debian packages to lay over this machine's files on the node (Provider.packages).
     layers: tuple[Path, ...] = ()
     binds: tuple[Bind, ...] = ()  #: files and folders of this machine (Provider.binds)
+    #: Unpacked layers of the image that is the node's file system (Provider.images).
+    image: Path | None = None
     foreign: bool = False  #: another tool's file describes the node (``Topology.foreign``)
     #: Return setup to run ahead; called only by providers that support it (:attr:`Node.wakes`).
     ahead: Callable[[], Ahead] | None = field(default=None, compare=False)
@@ -480,6 +482,15 @@ class Node(ABC):
         return None
 
     @property
+    def network(self) -> Runs:
+        """A place in the node's network for ip(8), tc(8) and sysctl(8).
+
+        By default it is the node itself. A node whose own files need not have these programs has a
+        place outside.
+        """
+        return self
+
+    @property
     def host(self) -> testinfra.host.Host:
         """The testinfra host of the node."""
         from testbed.nodes.testinfra_backend import host_of
@@ -587,6 +598,8 @@ class Provider(ABC):
     shares_programs: ClassVar[bool] = False
     #: True if nodes can have Debian packages of their own (:attr:`NodeSpec.layers`).
     packages: ClassVar[bool] = False
+    #: True if the file system of nodes can be an image (:attr:`NodeSpec.image`).
+    images: ClassVar[bool] = False
     #: True if nodes can have files and folders of this machine (:attr:`NodeSpec.binds`).
     binds: ClassVar[bool] = False
     #: Parts of a node that :meth:`snapshot` saves, in words; empty if there are no snapshots.

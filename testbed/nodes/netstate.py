@@ -33,7 +33,7 @@ class Seen:
 def look(node: Node, names: Iterable[str] = ()) -> Seen:
     """Read routes, rules and some sysctls of a node.  Raises CommandError, NoSuchNode."""
     names = list(names)
-    printed = node.run(["sh", "-c", LOOK, "sh", *map(path_of, names)]).out.split(b"\0")
+    printed = node.network.run(["sh", "-c", LOOK, "sh", *map(path_of, names)]).out.split(b"\0")
     parts = [json.loads(part) if part.strip() else [] for part in printed[:4]]
     values = [" ".join(part.decode(errors="replace").split()) for part in printed[4:]]
     return Seen(

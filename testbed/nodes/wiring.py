@@ -246,7 +246,7 @@ def restore(
 
     ``anew`` are the numbers of links that were just recreated, so have no addresses.
     """
-    seen = look(node)
+    seen = look(node.network)
     lines = []
     indexes = {*anew, *(one.index for one in differing if one.index >= 0)}
     for port in (topology.nodes[node.name].ports[index] for index in sorted(indexes)):
@@ -283,7 +283,7 @@ def _shape(node: Node, ports: Iterable[Port]) -> None:
         from testbed.faults.means import shaping_lines
 
         lines = [line for port in shaped for line in shaping_lines(port.name, port.shaping)]
-        node.run(["tc", "-batch", "-"], input="\n".join(lines).encode())
+        node.network.run(["tc", "-batch", "-"], input="\n".join(lines).encode())
 
 
 def lines_of(port: Port) -> list[str]:
@@ -326,9 +326,10 @@ def _add(address: str, name: str) -> str:
 
 def _batch(node: Node, lines: Sequence[str]) -> None:
     if lines:
-        node.run(["ip", "-batch", "-"], input="\n".join(lines).encode())
+        node.network.run(["ip", "-batch", "-"], input="\n".join(lines).encode())
 
 
 def _set(node: Node, values: Mapping[str, str]) -> None:
     if values:
-        node.run(["sysctl", "-q", "-w", *(f"{name}={value}" for name, value in values.items())])
+        pairs = [f"{name}={value}" for name, value in values.items()]
+        node.network.run(["sysctl", "-q", "-w", *pairs])

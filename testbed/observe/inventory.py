@@ -344,7 +344,7 @@ def machine(lab: LiveLab, name: str) -> Machine:
             errors.append(str(error))
     found = Machine(name, tuple(spec.roles), spec.gateway, error="; ".join(errors))
     try:
-        if lab.topology.foreign is None:
+        if lab.topology.foreign is None and not spec.image:
             printed = _look(lab.node(name), drawn)
         else:  # the node may be of any image
             argv = ["sh", "-c", LOOK_OUTSIDE]

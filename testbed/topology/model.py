@@ -41,6 +41,7 @@ from testbed.topology.ports import Link, Links, Port, Ports
 from testbed.topology.programs import SERVICE_NAME, Command, Commands, OwnService
 from testbed.topology.settings import Bind, Binding, File, Files, Sysctls
 from testbed.topology.shapes import (
+    IMAGE,
     INTERFACE_NAME,
     LAB_NAME,
     MTU_BYTES,
@@ -187,8 +188,6 @@ class Node(Block):
         "command": "write run for commands at the start, services for daemons",
         "environment": "write env",
         "exec": "write run: [COMMAND]",
-        "image": "a node has this machine's programs, and packages of its own; run an image as a "
-        "container of a node with the role docker, or as a node of a .clab.yml",
         "interfaces": "write networks: {NETWORK: {name: NAME}}, or links beside nodes",
         "kind": "write roles; containerlab's kinds are for a .clab.yml, which `testbed up` reads",
         "links": "write links beside nodes",
@@ -282,6 +281,11 @@ class Node(Block):
         Items(PACKAGE, "a list of Debian packages", unique=True),
         "Debian packages for this node alone. They are not installed on this machine.",
         default=(),
+    )
+    image: str = key(
+        IMAGE,
+        "Container image as its file system: alpine:3.20. Default: that of this machine.",
+        default="",
     )
     compose: tuple[str, ...] = key(
         Paths("the path of a Compose file"),
@@ -599,6 +603,7 @@ class Topology(Block):
     def images(self) -> tuple[str, ...]:
         """The images of its containers, nodes and roles, sorted, without duplicates."""
         of_nodes = self.foreign.images if self.foreign else set()
+        of_nodes = of_nodes | {node.image for node in self.nodes.values() if node.image}
         of_roles = {name for one in self.sections.values() for name in one.image_names()}
         return tuple(sorted({c.image for c in self.containers.values()} | of_nodes | of_roles))
 

@@ -159,7 +159,7 @@ def graph(data: bytes) -> None:
         def run(*_: object, **__: object) -> Result:
             return Result((), 0, data, b"")
 
-    spec = SimpleNamespace(roles=(), gateway=False)
+    spec = SimpleNamespace(roles=(), gateway=False, image="")
     topology = SimpleNamespace(nodes={"n": spec}, foreign=None)
     lab = SimpleNamespace(topology=topology, node=lambda _: Said)
     found = inventory.machine(cast("LiveLab", lab), "n")

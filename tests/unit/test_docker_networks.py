@@ -904,7 +904,7 @@ def test_the_graph_and_its_picture_name_the_network_of_a_bridge() -> None:
     }  # fmt: skip
     lab: Any = SimpleNamespace(
         topology=SimpleNamespace(
-            nodes={"n1": SimpleNamespace(roles=["docker"], gateway=False)}, foreign=None
+            nodes={"n1": SimpleNamespace(roles=["docker"], gateway=False, image="")}, foreign=None
         ),
         node=lambda _: SimpleNamespace(
             run=lambda *_, **__: SimpleNamespace(stdout=f"\036links\n{json.dumps([link])}")

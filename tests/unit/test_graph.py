@@ -121,7 +121,7 @@ def test_what_ip_never_says_is_told_and_stops_nothing(said: str) -> None:
         def run(*_: object, **__: object) -> Result:
             return Result((), 0, f"{inventory.SEPARATOR}links\n{said}".encode(), b"")
 
-    spec = SimpleNamespace(roles=(), gateway=False)
+    spec = SimpleNamespace(roles=(), gateway=False, image="")
     lab = SimpleNamespace(
         topology=SimpleNamespace(nodes={"n": spec}, foreign=None), node=lambda _: Node
     )
@@ -333,7 +333,7 @@ def test_devices_are_shown_without_the_daemon_of_a_role(monkeypatch: pytest.Monk
 
     printed = f"{inventory.SEPARATOR}links\n{json.dumps([entry()])}"
     node = SimpleNamespace(run=lambda *_, **__: SimpleNamespace(stdout=printed))
-    spec = SimpleNamespace(roles=["docker"], gateway=False)
+    spec = SimpleNamespace(roles=["docker"], gateway=False, image="")
     topology = SimpleNamespace(nodes={"n": spec}, foreign=None)
     lab = SimpleNamespace(topology=topology, node=lambda _: node)
     monkeypatch.setattr(Docker, "drawn", refuse)

@@ -136,9 +136,7 @@ FORM = {
     "cpus true": bad("name: t\nnodes: {a: {cpus: §true}}\n", "number of CPUs|boolean"),
     "cpus text": bad("name: t\nnodes: {a: {cpus: §two}}\n", "number of CPUs|'two'"),
     "memory too small": bad("name: t\nnodes: {a: {memory: §31M}}\n", "32M or more|'31M'"),
-    "image of a node": bad(
-        "name: t\nnodes: {a: {§image: alpine}}\n", "known key|'image'|container of a node|clab.yml"
-    ),
+    "image of a node": bad("name: t\nnodes: {a: {image: §Alpine}}\n", "an image|'Alpine'"),
     "ports of a node": bad(
         "name: t\nnodes: {a: {§ports: ['80:80']}}\n", "known key|'ports'|testbed forward"
     ),

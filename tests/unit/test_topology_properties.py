@@ -146,6 +146,7 @@ SHAPES = st.fixed_dictionaries(
         "rate": st.just("100mbit"),
         "delay": st.just("5ms 1ms"),
         "loss": st.just("0.5%"),
+        "uplink": st.just(True),
     },
 )
 

@@ -157,6 +157,7 @@ def test_every_key_reaches_the_model_and_comes_back() -> None:
                 "rate": "1gbit",
                 "delay": "5ms 1ms",
                 "loss": "0.5%",
+                "uplink": True,
             },
             "wire": {},
         },
@@ -170,6 +171,8 @@ def test_every_key_reaches_the_model_and_comes_back() -> None:
                             "name": "nic",
                             "mac": "02:00:00:00:00:01",
                             "mtu": 1300,
+                            "vlan": 10,
+                            "trunk": [20, 30],
                         },
                     ],
                     "wire": {},
@@ -207,6 +210,11 @@ def test_every_key_reaches_the_model_and_comes_back() -> None:
                 "frr": {"config": {"content": "router rip\n", "file": "frr.conf"}},
             },
             "n2": {"networks": {"lan": "10.168.0.3"}, "roles": ["kubernetes"], "provider": "netns"},
+            "n4": {
+                "networks": {"lan": "10.168.0.5"},
+                "provider": "netns",
+                "image": "alpine:3.20",
+            },
             "n3": {
                 "networks": {"lan": "10.168.0.4"},
                 "roles": ["bird"],
@@ -407,7 +415,7 @@ def test_every_key_reaches_the_model_and_comes_back() -> None:
         ],
     }
     assert set(everything) == keys_of_files() - {INCLUDE}  # read before a topology is built
-    assert {*everything["nodes"]["n1"], "bird"} == set(keys_of(Node))
+    assert {*everything["nodes"]["n1"], "bird", "image"} == set(keys_of(Node))
     frr, bird = everything["nodes"]["n1"]["frr"], everything["nodes"]["n3"]["bird"]
     assert {*frr, *bird} == set(keys_of(RouterOfNode))
     assert {*bird["ospf"], "networks"} == set(keys_of(Ospf))  # instead of `interfaces`

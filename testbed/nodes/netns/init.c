@@ -28,6 +28,8 @@
  *   hide PATH          what is right in a tree, and not to be seen on the node
  *   cover PATH         a file or folder of the machine that is empty on the node
  *   layer DIR          a tree with packages of the node's own: its /usr, /opt and /etc are laid over the machine's
+ *   image DIR          unpacked layers of an image, by number from the lowest on: they are the node's files, and
+ *                      no others of the machine's but those that are exposed or bound
  *   bind PATH          a file or folder of the machine that the node can change, put below /run/testbed/bind by its
  *                      number; "bind-ro" is the same, read-only
  *   tied PID           the caller, whose number that is: the node ends with it
@@ -588,6 +590,42 @@ static void own_programs(int argc, char **argv) {
         if (!strcmp(argv[i], "cover")) cover(argv[i + 1]);
 }
 
+/* ------------------------------------------------------------------ an image as the node's files */
+
+/* Makes the layers of an image the root, with a layer of the node's own above; returns 0 if there is none. */
+static int enter_image(int argc, char **argv) {
+    static const char *const folders[] = {"dev", "etc", "proc", "run", "sys", "tmp", "var", "var/log", "var/tmp"};
+    static const char own[] = "upperdir=/run/upper,workdir=/run/work";
+    const char *image = NULL;
+    char name[16], options[PATH_MAX] = "lowerdir=";
+    struct stat st;
+    int count = 0;
+    for (int i = 6; i + 1 < argc; i += 2)
+        if (!strcmp(argv[i], "image")) image = argv[i + 1];
+    if (!image) return 0;
+    if (chdir(image)) die("%s", image);
+    for (; snprintf(name, sizeof name, "%d", count), !stat(name, &st); count++) continue;
+    for (int i = count - 1; i >= 0; i--) {
+        size_t used = strlen(options);
+        snprintf(options + used, sizeof options - used, "%d%c", i, i ? ':' : ',');
+    }
+    size_t used = strlen(options);
+    if ((size_t)snprintf(options + used, sizeof options - used, "%s", own) >= sizeof options - used)
+        errno = ENAMETOOLONG, die("layers of %s", image);
+    private_tmpfs("/run", "mode=755");
+    make_dir("/run/upper", 0755);
+    make_dir("/run/work", 0755);
+    make_dir("/run/root", 0755);
+    do_mount("overlay", "/run/root", "overlay", 0, options);
+    if (chdir("/run/root") || syscall(SYS_pivot_root, ".", ".") || umount2(".", MNT_DETACH) || chdir("/"))
+        die("pivot_root into %s", image);
+    for (size_t i = 0; i < sizeof folders / sizeof *folders; i++) {
+        snprintf(options, sizeof options, "/%s", folders[i]);
+        if (stat(options, &st)) make_dir(options, 0755);
+    }
+    return 1;
+}
+
 static void set_up(int argc, char **argv) {
     int given[16], count = 0;
     const char *exposed[16];
@@ -602,14 +640,15 @@ static void set_up(int argc, char **argv) {
         if (given[count] < 0) die("open_tree %s", argv[i + 1]);
         exposed[count++] = argv[i + 1];
     }
+    int image = enter_image(argc, argv);
     int packages[DATABASES];
-    for (size_t i = 0; i < DATABASES; i++)
+    for (size_t i = 0; i < DATABASES && !image; i++)
         packages[i] = syscall(NR_OPEN_TREE, AT_FDCWD, databases[i], TREE_CLONE | O_CLOEXEC | AT_RECURSIVE);
     struct attr attr = {.set = ATTR_RDONLY};
-    if (syscall(NR_MOUNT_SETATTR, AT_FDCWD, "/", AT_RECURSIVE, &attr, sizeof attr))
+    if (!image && syscall(NR_MOUNT_SETATTR, AT_FDCWD, "/", AT_RECURSIVE, &attr, sizeof attr))
         die("making the machine's own mounts read-only (mount_setattr, Linux 5.12)");
     static const char *const replaced[] = {"/run", "/var/lib", "/var/log", "/tmp", "/var/tmp", "/proc", "/dev", "/sys"};
-    for (size_t i = 0; i < sizeof replaced / sizeof *replaced; i++) uncover(replaced[i]);
+    for (size_t i = 0; i < sizeof replaced / sizeof *replaced && !image; i++) uncover(replaced[i]);
     private_tmpfs("/run", "mode=755");
     make_dir("/run/lock", 01777);
     write_text("/run/utmp", ""); /* who(1), screen(1): nobody has logged in */
@@ -617,18 +656,20 @@ static void set_up(int argc, char **argv) {
     make_dir("/run/testbed/notify", 0700);
     keep_layers();
     keep_binds();
-    make_dir("/run/testbed/etc", 0755);
-    make_dir("/run/testbed/etc/upper", 0755);
-    make_dir("/run/testbed/etc/work", 0755);
-    lowers(lower, sizeof lower, "/etc", "/etc");
-    snprintf(etc, sizeof etc, "lowerdir=%s,upperdir=/run/testbed/etc/upper,workdir=/run/testbed/etc/work", lower);
-    do_mount("overlay", "/etc", "overlay", 0, etc);
-    write_text("/run/testbed/etc/upper/profile", profile);
-    write_text("/run/testbed/etc/upper/bash.bashrc", bashrc);
-    write_text("/run/testbed/etc/upper/environment", "");
-    private_tmpfs("/var/lib", "mode=755");
-    show_databases(packages);
-    private_tmpfs("/var/log", "mode=755");
+    if (!image) {
+        make_dir("/run/testbed/etc", 0755);
+        make_dir("/run/testbed/etc/upper", 0755);
+        make_dir("/run/testbed/etc/work", 0755);
+        lowers(lower, sizeof lower, "/etc", "/etc");
+        snprintf(etc, sizeof etc, "lowerdir=%s,upperdir=/run/testbed/etc/upper,workdir=/run/testbed/etc/work", lower);
+        do_mount("overlay", "/etc", "overlay", 0, etc);
+        write_text("/run/testbed/etc/upper/profile", profile);
+        write_text("/run/testbed/etc/upper/bash.bashrc", bashrc);
+        write_text("/run/testbed/etc/upper/environment", "");
+        private_tmpfs("/var/lib", "mode=755");
+        show_databases(packages);
+        private_tmpfs("/var/log", "mode=755");
+    }
     private_tmpfs("/tmp", "mode=1777");
     private_tmpfs("/var/tmp", "mode=1777");
     make_dir("/var/log/testbed", 0755);
@@ -645,7 +686,7 @@ static void set_up(int argc, char **argv) {
     mount_dev();
     do_mount("sysfs", "/sys", "sysfs", MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_RDONLY, NULL);
     mount_cgroups(argc, argv);
-    own_programs(argc, argv);
+    if (!image) own_programs(argc, argv);
     for (int i = 6; i + 1 < argc; i += 2)
         if (!strcmp(argv[i], "machine-id")) {
             if (strlen(argv[i + 1]) != 32) errno = EINVAL, die("machine-id %s", argv[i + 1]);

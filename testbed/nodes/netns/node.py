@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +23,7 @@ from testbed.nodes.request import ENVIRONMENT, part_of
 if TYPE_CHECKING:
     from testbed.nodes.netns.duplex import Duplex
     from testbed.nodes.netns.find import Init
+    from testbed.nodes.place import Place
 
 #: Folders that each node has separately from the machine (see ``set_up`` in ``init.c``).
 PRIVATE = ("/run", "/etc", "/var/lib", "/var/log", "/tmp", "/var/tmp", "/proc", "/dev", "/sys")
@@ -30,6 +33,8 @@ PROGRAMS, HELPERS = "/usr/bin", "/usr/libexec"
 EXPOSED = "/run/testbed/host"
 #: Place on a node for its binds, by number.
 BINDS = "/run/testbed/bind"
+#: A file on nodes with an image: the image's environment, as JSON.
+IMAGE = "/run/testbed/image.json"
 #: Arguments: a bind, its path, and whether it is a folder.
 MOUNT = """\
 set -e
@@ -37,7 +42,7 @@ if [ ! -e "$2" ]; then
     mkdir -p "$(dirname "$2")"
     if [ "$3" = folder ]; then mkdir "$2"; else : > "$2"; fi
 fi
-mount --rbind "$1" "$2"
+mount -o rbind "$1" "$2"
 """
 #: Lays a folder of the node over the nearest existing one of this machine above a path.
 OPEN = """\
@@ -110,12 +115,38 @@ class NetnsNode(Node):
             connection.close()
         raise has_ended(self.name, self.init.lab)
 
+    def refuse_ended(self) -> None:
+        """Raise NodeNotRunning if the node has ended or is paused."""
+        self._connect().close()
+
     def _refuse_stopped(self) -> None:
         """Raise NoSuchNode for a paused node, whose pid 1 would not answer."""
         freezer = cgroups.freezer()
         folder = cgroups.folder_name(self.init.lab, Path(self.init.state))
         if freezer is not None and freezer.is_set(folder, self.name):
             raise is_stopped(self.name, self.init.lab)
+
+    @functools.cached_property
+    def image_env(self) -> Mapping[str, str] | None:
+        """The environment of the image that is its file system; None without an image."""
+        try:
+            text = Path(self.socket(IMAGE)).read_text(encoding="utf-8")
+        except OSError:
+            return None
+        found: dict[str, str] = json.loads(text)
+        return found
+
+    def keep_environment(self, env: Mapping[str, str]) -> None:
+        """Note that its file system is an image, with this environment."""
+        self.put(json.dumps(env).encode(), IMAGE)
+
+    @property
+    def network(self) -> Place:
+        if self.image_env is None:
+            return self
+        from testbed.nodes.netns.beside import Beside
+
+        return Beside(self)
 
     def spawn(
         self,
@@ -124,7 +155,7 @@ class NetnsNode(Node):
         input: bytes | None = None,
         env: Mapping[str, str] | None = None,
     ) -> Command:
-        merged = {**self.env, **(env or {})}
+        merged = {**(self.image_env or {}), **self.env, **(env or {})}
         return Command(self.name, self._connect, argv, input=input, env=merged)
 
     def duplex(self, argv: Sequence[str]) -> Duplex:
@@ -254,6 +285,8 @@ class NetnsNode(Node):
         return f"/proc/{self.init.pid}/root{path}"
 
     def start(self, service: Service, *, timeout: float = 60.0) -> None:
+        if self.image_env:
+            service = replace(service, env={**self.image_env, **service.env})
         keeper.start(self._ask, self, service, timeout)
 
     def start_again(self, service: str, *, timeout: float = 60.0) -> None:

@@ -41,6 +41,7 @@ from testbed.requirement import Requirement
 
 if TYPE_CHECKING:
     from testbed.leftover import Judge, LabPart, Leftover
+    from testbed.nodes.place import Place
     from testbed.topology.model import Topology
     from testbed.topology.ports import Port
 
@@ -53,6 +54,7 @@ START_UP = (".profile", ".bash_profile", ".bash_login", ".bashrc", ".zshenv", ".
 UPLINK = "fabric.uplink"
 NAT = "slirp4netns"
 TEMPORARY = "_"  # begins names of links that are about to be renamed
+LAYERS = "layers"  # folder of an unpacked image (testbed.artifacts.image_tree)
 BUSY_SECONDS = 30.0  # how long a cgroup may stay busy after all of its node was killed
 
 
@@ -77,6 +79,7 @@ class NetnsProvider(OneByOne):
     uplinks = True
     vlans = True
     packages = True
+    images = True
     binds = True
     takes = Takes(tasks=2)  # pid 1, and a command
     processes = (os.fsdecode(find.PROGRAM), NAT)
@@ -202,12 +205,15 @@ class NetnsProvider(OneByOne):
         exposed = [path for path in self._folders() if is_hidden(path)]
         argv: list[str | Path] = [self._init(), kind, lab, spec.name, spec.digest, str(self._state)]
         argv += ["machine-id", machine_id(self._state, lab, spec.name)]
-        if kind == "node":
+        if spec.image is not None:
+            argv += ["image", spec.image / LAYERS]
+        elif kind == "node":
             argv += own_programs((*spec.hidden, *COMMANDS), spec.layers)
             argv += [word for layer in spec.layers for word in ("layer", str(layer))]
+        if kind == "node":
             for bind in spec.binds:
                 argv += ["bind-ro" if bind.read_only else "bind", bind.source]
-            exposed = [*tops_of_programs(), *self._folders()]
+            exposed = [] if spec.image else [*tops_of_programs(), *self._folders()]
         try:
             argv += cgroups.create(folder, spec.name, cpus=spec.cpus, memory=spec.memory)
             done = run(
@@ -221,11 +227,19 @@ class NetnsProvider(OneByOne):
         if init is None:
             raise LabError(f"node {spec.name} of lab {lab} ended right after it was created")
         node = NetnsNode(init)
-        if kind == "node":
+        if spec.image is not None:
+            from testbed.artifacts.image_tree import environment
+
+            node.keep_environment(environment(spec.image))
+        elif kind == "node":
             node.offer(dict.fromkeys(COMMANDS, self._init()))
-            if spec.binds:
-                node.bind(spec.binds)
+        if spec.binds:
+            node.bind(spec.binds)
         return node
+
+    def network_of(self, lab: str, node: Node) -> Place:
+        del lab
+        return node.network if isinstance(node, NetnsNode) else node
 
     def _folders(self) -> list[Path]:
         """Return the folders with files for nodes, except this machine's program folders."""

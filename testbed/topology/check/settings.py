@@ -42,6 +42,7 @@ class Settings(Look):
             self.files,
             self.services,
             self.binds,
+            self.images,
         )
 
     def sysctls(self) -> None:
@@ -195,6 +196,25 @@ class Settings(Look):
             at = self.key("nodes", node.name, "binds")
             wanted = "a provider whose nodes can have files of this machine"
             self.add(at, wanted, f"{node.name} by {maker}", hint)
+
+    def images(self) -> None:
+        """Refuse what needs this machine's files on a node with an image."""
+        for node in self.t.nodes.values():
+            if not node.image or self.unsure(node.name, "provider") or self.bad("provider"):
+                continue
+            at = self.key("nodes", node.name, "image")
+            maker = self.t.provider_of(node.name)
+            there = registry.PROVIDERS.usable()
+            if maker in there and not there[maker].images:
+                able = ", ".join(name for name, one in there.items() if one.images)
+                wanted = "a provider whose nodes can have an image as their file system"
+                self.add(at, wanted, f"{node.name} by {maker}", f"nodes of {able} can")
+            for key, names in (("roles", node.roles), ("packages", node.packages)):
+                if names:
+                    wanted = f"no {key} on a node with an image"
+                    hint = f"remove {key}; use programs of the image in `run` and `services`"
+                    at = self.key("nodes", node.name, key)
+                    self.add(at, wanted, ", ".join(names), hint)
 
     def tables(self) -> None:
         for node in self.t.nodes.values():

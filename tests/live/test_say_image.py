@@ -1,0 +1,161 @@
+"""Nodes whose file system is a container image, beside one of this machine's files."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import archives
+import pytest
+from commands import Said, call
+
+from testbed.labs.lab import Lab
+from testbed.settings import settings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+LAB = "say-image"
+NAME = "say.example/box:1"
+#: Mount points of every node.
+OWN = {"/", "/run", "/tmp", "/var/tmp", "/etc/machine-id"}
+TEXT = f"""\
+name: {LAB}
+networks: {{lan: {{subnet: 10.1.0.0/24, subnet6: "fd00:1::/64"}}, wire: {{}}}}
+nodes:
+  a:
+    image: {NAME}
+    networks:
+      lan: {{addresses: [10.1.0.2, 10.1.0.12/32], name: up0, mac: "02:00:00:00:00:0a", mtu: 1400}}
+      wire: {{name: eth5}}
+    forward: true
+    sysctls: {{net.ipv4.conf.all.rp_filter: 2}}
+    routes: [10.9.0.0/16 via 10.1.0.3]
+    rules: [from 10.1.0.12 lookup 100]
+    files:
+      /etc/app.conf: {{content: "hi\\n", mode: "0640"}}
+      /usr/local/bin/hello: {{content: "#!/bin/sh\\necho hello $$WORD $$FROM\\n", mode: "0755"}}
+    binds: [FOLDER:/srv/data, FOLDER:/deep/below:ro]
+    env: {{WORD: world}}
+    run: ["echo ran >> /ran"]
+    services:
+      web: {{command: [/entrypoint.sh], ready: {{port: 80}}}}
+  b: {{networks: {{lan: 10.1.0.3, wire: {{}}}}}}
+"""
+
+
+def layer(files: Mapping[str, str]) -> bytes:
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w") as tar:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size, info.mode = len(content), 0o755
+            tar.addfile(info, io.BytesIO(content.encode()))
+    return data.getvalue()
+
+
+class Bed:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self, *words: str) -> Said:
+        return call(self.folder, *words, env={"TESTBED_STATE": str(self.folder / "state")})
+
+    def out(self, *words: str) -> str:
+        said = self("exec", "-l", LAB, *words)
+        assert said.status == 0, said.err
+        return said.out
+
+    def lab(self) -> Lab:
+        return Lab(LAB, settings(state_folder=self.folder / "state"))
+
+    def up(self) -> Said:
+        images = str(self.folder / "images")
+        said = self("up", str(self.folder / "lab.yaml"), "--images-from", images)
+        assert said.status == 0, said.err
+        return said
+
+
+@pytest.fixture(scope="module")
+def bed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bed]:
+    folder = tmp_path_factory.mktemp("image")
+    (folder / "images").mkdir()
+    (folder / "shared").mkdir()
+    (folder / "shared" / "file").write_text("shared\n")
+    layers = [
+        layer({"box/old": "old", "box/kept": "kept", "whole/one": "1"}),
+        layer({"box/.wh.old": "", "whole/.wh..wh..opq": "", "whole/two": "2"}),
+    ]
+    archives.write(folder / "images" / "box.tar", NAME, layers)
+    (folder / "lab.yaml").write_text(TEXT.replace("FOLDER", str(folder / "shared")))
+    found = Bed(folder)
+    found.up()
+    yield found
+    assert found("down", LAB).status == 0
+
+
+def test_files_are_the_images_alone(bed: Bed) -> None:
+    assert bed.out("a", "ls", "/box", "/whole").split() == ["/box:", "kept", "/whole:", "two"]
+    assert bed("exec", "-l", LAB, "a", "test", "-e", "/usr/bin/apt-get").status == 1
+    assert bed("exec", "-l", LAB, "b", "test", "-e", "/box").status == 1
+    # Of this machine's mounts there are the binds alone.
+    mounts = [line.split() for line in bed.out("a", "cat", "/proc/self/mountinfo").splitlines()]
+    foreign = {line[4] for line in mounts if line[4] not in OWN and "/proc" not in line[4]}
+    assert {one for one in foreign if not one.startswith(("/dev", "/sys", "/run/testbed"))} == {
+        "/srv/data", "/deep/below",
+    }  # fmt: skip
+    assert not [line for line in mounts if line[4].startswith("/run/testbed/host")]
+
+
+def test_what_a_node_writes_is_its_own(bed: Bed) -> None:
+    bed.out("a", "sh", "-c", "echo own > /box/kept; rm /whole/two; mkdir /usr/own")
+    assert bed.out("a", "cat", "/box/kept") == "own\n"
+    bed.lab().context().provider.destroy(LAB, ["a"])
+    bed.up()
+    assert bed.out("a", "cat", "/box/kept", "/whole/two") == "kept2"
+
+
+def test_it_is_a_node_like_others(bed: Bed) -> None:
+    assert bed("status", LAB).status == 0
+    assert bed.out("a", "hello").split()[:2] == ["hello", "world"]
+    files = bed.out("a", "cat", "/ran", "/srv/data/file", "/deep/below/file")
+    assert files == "ran\nshared\nshared\n"
+    assert bed.out("a", "cat", "/proc/1/comm") == "testbed-init\n"
+    assert bed.out("a", "hostname") == "a\n"
+    assert bed.out("b", "curl", "-s", "http://10.1.0.2").startswith("{")
+    assert bed.out("b", "ping", "-c1", "-W5", "fd00:1::2")
+    assert bed("exec", "-l", LAB, "a", "touch", "/deep/below/file").status
+    said = bed("shell", "-l", LAB, "a")
+    assert said.status == 0, said.err
+
+
+def test_files_go_both_ways(bed: Bed) -> None:
+    (bed.folder / "given").write_text("given")
+    assert bed("cp", "-l", LAB, str(bed.folder / "given"), "a:/root/given").status == 0
+    assert bed("cp", "-l", LAB, "a:/root/given", str(bed.folder / "back")).status == 0
+    assert (bed.folder / "back").read_text() == "given"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ["ip", "link", "set", "dev", "up0", "mtu", "1300"],
+        ["ip", "route", "del", "10.9.0.0/16"],
+        ["sysctl", "-qw", "net.ipv4.conf.all.rp_filter=0"],
+        ["ip", "link", "del", "dev", "up0"],
+    ],
+)
+def test_what_is_lost_is_shown_and_restored(bed: Bed, change: list[str]) -> None:
+    bed.lab().context().node("a").network.run(change)
+    assert bed("status", LAB).status == 1
+    bed.up()
+    assert bed("status", LAB).status == 0
+    assert "unchanged" in bed.up().out
+    assert bed.out("b", "ping", "-c3", "-W5", "10.1.0.2")
+
+
+def test_its_network_is_in_the_picture(bed: Bed) -> None:
+    assert "up0" in bed("graph", LAB, "--json").out
