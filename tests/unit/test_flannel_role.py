@@ -450,6 +450,41 @@ def test_keys_that_hold_a_lease_are_left_alone(bench: Bench) -> None:
     assert node.get("/run/testbed/done/flannel-epoch") == epoch
 
 
+def test_keys_of_subnets_that_a_node_had_before_are_removed(bench: Bench, tmp_path: Path) -> None:
+    """etcd on a node of its own stays when the file gives the overlay IPv6, or other subnets.
+
+    flanneld reuses the first key with its address, and else chooses any free subnet.
+    """
+    topology = dual(tmp_path, "{ipv6: {}}")
+    started(bench, topology)
+    node = bench.provider.nodes("dual")["n1"]
+    node.put(b"{}", "/run/testbed/done/flannel-keys")
+    bench.forget()
+    values = {
+        "100.96.1.0-24": "10.1.0.2",  # of n1, without IPv6
+        "100.96.9.0-24&fd00:100:96:2::-64": "10.1.0.3",  # another subnet of n2
+        "100.96.2.0-24&fd00:100:96:2::-64": "10.1.0.3",
+        "100.96.8.0-24": "10.1.0.77",  # somebody's own
+    }
+
+    def get(call: Call) -> Answer:
+        *options, key = call.words
+        lines = [f'{key}{name}\n{{"PublicIP":"{ip}"}}\n' for name, ip in values.items()]
+        there = "--prefix" in options and key.endswith("/subnets/")
+        return Answer(out="".join(lines).encode() if there else b"")
+
+    bench.provider.script([str(bench.store.binary("etcdctl"))], get)
+    started(bench, topology)
+    (text,) = [(c.input or b"").decode() for c in bench.provider.calls if c.words[-1:] == ("txn",)]
+    folder = "/coreos.com/network/subnets"
+    assert [line.split()[:2] for line in text.splitlines() if line] == [
+        ["del", f"{folder}/100.96.1.0-24"],
+        ["del", f"{folder}/100.96.9.0-24&fd00:100:96:2::-64"],
+        ["put", f"{folder}/100.96.1.0-24&fd00:100:96:1::-64"],
+        ["put", "/coreos.com/network/config"],
+    ]
+
+
 @pytest.mark.parametrize("nodes", [127, 128, 250])
 def test_a_large_lab_takes_several_transactions(bench: Bench, nodes: int) -> None:
     topology = load("two-node", Overrides(nodes=nodes))

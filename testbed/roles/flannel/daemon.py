@@ -217,14 +217,19 @@ def _configure(context: Context) -> tuple[str, bool]:
     # An existing key may have a lease: leave it to the flanneld that owns it. If the node has
     # another address now, its flanneld would not find the key, and choose another subnet.
     there = _owners(context)
-    puts = [
+    changes = [
         f"put {key} {_quote(value)}\n"
         for key, value in keys.items()
         if there.get(key) != json.loads(value).get("PublicIP", "")
     ]
+    # A flanneld takes the first key with its address: that of another subnet, which its node had
+    # in an earlier file, must go.
+    owners = {json.loads(value).get("PublicIP", "") for value in keys.values()}
+    old = (key for key, owner in there.items() if key not in keys and owner in owners)
+    changes = [*(f"del {key}\n" for key in old), *changes]
     # The network comes last: a flanneld never sees it without the reservations.
-    for first in range(0, len(puts), TXN_OPS):
-        operations = "".join(puts[first : first + TXN_OPS])
+    for first in range(0, len(changes), TXN_OPS):
+        operations = "".join(changes[first : first + TXN_OPS])
         node.run(etcdctl(topology, context, "txn"), input=f"\n{operations}\n\n".encode())
     if _epoch(context) is None:
         mark(node, "flannel-epoch", uuid.uuid4().hex)
