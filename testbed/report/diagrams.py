@@ -6,6 +6,7 @@ Both have the same things and edges between them; only the syntax differs (merma
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import count
@@ -206,7 +207,8 @@ def _inside(space: Mapping[str, Any]) -> Iterator[str]:
 def mermaid(graph: Graph, title: str) -> str:
     """Return the graph as a Mermaid flowchart."""
     made = Diagram(graph)
-    lines = ["---", f'title: "{title}"', "---", "flowchart TB"]
+    # A string of JSON is one of YAML, too.
+    lines = ["---", f"title: {json.dumps(title)}", "---", "flowchart TB"]
     lines += [f"  {_mermaid_item(one)}" for one in made.items]
     for group in made.groups:
         head = f"{group.ident}[{label(*group.lines)}]"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import pytest
+import yaml
 from commands import call
 from report_runs import EVIL, graph, link, node
 
@@ -256,7 +257,7 @@ GRAPHS = {"few": graph(), "many": many(), "folded": fold(many()), "evil": evil()
 @pytest.mark.parametrize("name", GRAPHS)
 def test_mermaid_has_lines_of_the_grammar_and_edges_between_what_is_there(name: str) -> None:
     head, body = diagrams.mermaid(GRAPHS[name], EVIL).split("---\n")[1:]
-    assert len(head.splitlines()) == 1
+    assert yaml.safe_load(head) == {"title": EVIL}
     defined: set[str] = set()
     edges: set[str] = set()
     for line in body.splitlines():

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 from browser import Browser, opened
 from exported import ODD
+from report_runs import EVIL, graph
 from walks import all_walks
 
 from testbed.artifacts.store import Store
 from testbed.exports.base import Subject
 from testbed.registry import EXPORTS
+from testbed.report import diagrams
 from testbed.topology import load, load_text, names
 from testbed.walk.render.mermaid import diagram
 
@@ -73,3 +75,21 @@ def test_mermaid_draws_the_walk(name: str, browser: Browser, tmp_path: Path) -> 
     for word in {word for hop in hops for word in (hop.spot.machine, hop.spot.space)}:
         assert word in drawn["words"], word
     assert ("LOST" in drawn["words"]) is not WALKS[name].arrived
+
+
+@pytest.mark.parametrize("title", ["lab", EVIL])
+def test_mermaid_draws_the_network_of_a_running_lab(
+    title: str, browser: Browser, tmp_path: Path
+) -> None:
+    page = tmp_path / "page.html"
+    page.write_text(PAGE)
+    browser.open(page.as_uri())
+    browser.driver.set_script_timeout(60)
+    text = diagrams.mermaid(graph(), title)
+    drawn: dict[str, Any] = browser.driver.execute_async_script(DRAW, text)
+    assert "error" not in drawn, drawn
+    made = diagrams.Diagram(graph())
+    assert drawn["edges"] == len(made.edges)
+    assert drawn["nodes"] == len(made.items) + sum(len(one.items) for one in made.groups)
+    for word in ("docker0", "web", "eth0", "10.168.0.2/24"):
+        assert word in drawn["words"], word
