@@ -68,6 +68,14 @@ class Entry:
     of: str = ""  #: key of the entry that it was built from and is removed with
 
 
+OWN = "own"  # begins the name of an entry for the programs of a folder
+
+
+def is_place(part: str) -> bool:
+    """Tell whether a part is a folder with programs, by its path."""
+    return part.startswith("/")
+
+
 class Store:
     """Binaries and images by name.  Safe for concurrent threads and processes.
 
@@ -103,6 +111,7 @@ class Store:
         self._given = inventory
         self._cancel = threading.Event()
         self._versions: dict[str, str] = {}
+        self._places: dict[Path, None] = {}  # folders of programs that were used, in order
         self._known: dict[str, Path] = {}  # complete entries, so that the next lookup is one stat
 
     @property
@@ -150,7 +159,7 @@ class Store:
         read = self._read()
         users = [*self._overrides.values(), *read.artifacts.values(), *read.images.values()]
         own = [one.path.resolve().parent for one in users if isinstance(one, Local)]
-        return list(dict.fromkeys([self.folder, *own]))
+        return list(dict.fromkeys([self.folder, *own, *self._places]))
 
     def is_users(self, name: str) -> bool:
         """Tell whether a program is the user's own, by an override or the configuration file."""
@@ -188,7 +197,8 @@ class Store:
         """Return the path of a program; build it first if it is not in the cache.
 
         A program of the user takes precedence.  Otherwise it comes from the first of ``parts``
-        that contains it, by default from any part.
+        that contains it, by default from any part.  A part may be a folder with programs, by its
+        absolute path.
         Raises UsageError for a bad configuration, ArtifactError if the program is
         unknown or unavailable, Interrupted after interrupt().
         """
@@ -213,7 +223,7 @@ class Store:
     def made(self, name: str, *parts: str) -> Path | None:
         """Return the path of a program as :meth:`binary` does; None if it is not built yet."""
         part = self._part_of(name, parts)
-        if part is not None and not self._own(name, "artifacts"):
+        if part is not None and not is_place(part) and not self._own(name, "artifacts"):
             source = self._inventory.parts[part]
             found = self._cache.find(part, source.key())
             if found is None or not source.whole(found):
@@ -441,12 +451,12 @@ class Store:
         """
         brought: dict[str, str] = {}
         for part in parts:
-            programs = self._inventory.brought_by(part)
+            programs = self._brought_by(part)
             if not programs:
                 raise ArtifactError(f"no part {part!r} contains programs")
             brought = dict.fromkeys(programs, part) | brought
         owned = [name for name in brought if self._own(name, "artifacts")]
-        if not owned and len(parts) == 1:
+        if not owned and len(parts) == 1 and not is_place(parts[0]):
             return [self._folder(parts[0]) / "bin"]
         # PATH is searched by name, so the other files in the user's folder must not be on it.
         chosen = {name: self.binary(name) for name in owned}
@@ -455,7 +465,8 @@ class Store:
                 chosen[name] = path
         from testbed.artifacts.links import Links
 
-        return [self._make(f"{parts[0]}-path", Links(chosen)) / "bin"]
+        name = OWN if is_place(parts[0]) else parts[0]
+        return [self._make(f"{name}-path", Links(chosen)) / "bin"]
 
     def versions(self) -> dict[str, str]:
         """Return the version of each cached or pinned artifact; for a user's file, its path."""
@@ -488,6 +499,8 @@ class Store:
         return self._versions[part]
 
     def _version(self, part: str) -> str:
+        if is_place(part):
+            return ""  # its user runs the program
         source, users = self._inventory.parts.get(part), self._own_sources()
         if source is None or {part, *source.brings()} & users.keys():
             return self.versions().get(part, "")
@@ -500,7 +513,7 @@ class Store:
         found: dict[str, str] = {}
         for part in parts:
             names = getattr(self._inventory.parts.get(part), "packages", ())
-            if isinstance(names, tuple):  # a Go module's packages are not a distribution's
+            if names and isinstance(names, tuple):  # those of a Go module are not a distribution's
                 found |= dict.fromkeys(names, "") | {names[0]: self.version(part)}
         return found
 
@@ -609,8 +622,16 @@ class Store:
 
     def _part_of(self, name: str, parts: Sequence[str]) -> str | None:
         """Return the part of a program: the first of ``parts`` with it, if any are given."""
-        bringing = (part for part in parts if name in self._inventory.brought_by(part))
+        bringing = (part for part in parts if name in self._brought_by(part))
         return next(bringing, None) if parts else self._inventory.programs.get(name)
+
+    def _brought_by(self, part: str) -> Collection[str]:
+        """Return the names of the programs of a part."""
+        if not is_place(part):
+            return self._inventory.brought_by(part)
+        place = Path(part)
+        self._places[place.resolve()] = None
+        return sorted(one.name for one in place.iterdir() if os.access(one, os.X_OK))
 
     def _how(self, names: Sequence[str], section: str) -> str:
         """Return a hint for adding artifacts or images: lines for the configuration file."""
@@ -637,6 +658,8 @@ class Store:
         return self._make(part, self._inventory.parts[part])
 
     def _file(self, part: str, place: str) -> Path:
+        if is_place(part):
+            return Path(part, Path(place).name)
         return self._folder(part) / place
 
     def _make(self, name: str, source: Source) -> Path:

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from testbed.errors import CommandError, MachineError, TimeoutExpired
 from testbed.nodes.base import Service
+from testbed.process import run
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from testbed.artifacts import Store
     from testbed.nodes.base import Node
 
-Release = Literal["20.10", "29"]
+#: A release that testbed has, or the absolute path of a folder with the programs of another one.
+Release = str
 #: Artifacts (:mod:`testbed.artifacts.inventory`) of each release. The first one provides the daemon
 #: and its version; a helper program comes from the first artifact that has it.
 PARTS: Mapping[Release, tuple[str, ...]] = {
     "20.10": ("docker",),
     "29": ("docker-29", "docker-cli-29", "runc-1.5", "docker"),
 }
+#: Programs that a folder of one's own must have; others are Debian's.
+OF_A_FOLDER = (
+    "dockerd", "docker", "docker-proxy", "containerd", "containerd-shim-runc-v2", "runc",
+)  # fmt: skip
+OLDEST = (19, 3)  #: the first release whose containerd reads the configuration below
 PROGRAMS = ("dockerd", "containerd", "runc")  # required to start a daemon
 SERVICE, CONTAINERD = "dockerd", "containerd"  # names of the services
 UNIT = "docker"  #: its unit in Debian's docker.io and in Docker's own packages
@@ -63,12 +71,46 @@ def parse_version(text: str) -> tuple[int, int, int]:
     return (int(found[1]), int(found[2]), int(found[3] or 0))
 
 
+def is_folder(release: Release) -> bool:
+    """Tell whether an engine is that of a folder."""
+    return release.startswith("/")
+
+
+def parts_of(release: Release) -> tuple[str, ...]:
+    """Return the parts of a release, in which its programs are looked for in this order."""
+    return (release, "docker") if is_folder(release) else PARTS[release]
+
+
+def version_in(folder: str) -> str:
+    """Return the version line of the engine in a folder; empty if it does not run here."""
+    program = Path(folder, "dockerd")
+    try:
+        return _version_line(str(program), program.stat().st_mtime_ns)
+    except OSError:
+        return ""
+
+
+@functools.cache
+def _version_line(program: str, _changed: int) -> str:
+    try:
+        return run([program, "--version"], timeout=60).stdout.strip()
+    except (CommandError, TimeoutExpired, MachineError):
+        return ""
+
+
+def number_of(release: Release) -> tuple[int, int, int]:
+    """Return the version number of a release, as far as its name or its program tells it."""
+    return parse_version(version_in(release) if is_folder(release) else f"{release}.0")
+
+
 def version_of(store: Store, machine: Node, release: Release) -> str:
     """Return the version of a node's dockerd.
 
     If the program is the user's own, it is run to get its version.
     """
     if not store.is_users("dockerd"):
+        if is_folder(release):
+            return version_in(release)
         return store.version(PARTS[release][0])
     argv = [machine.provide(store.binary("dockerd")), "--version"]
     return machine.run(argv).stdout.strip()
@@ -79,7 +121,7 @@ def program(store: Store, release: Release, name: str) -> Path:
 
     The program is built first if it is missing.
     """
-    return store.binary(name, *PARTS[release])
+    return store.binary(name, *parts_of(release))
 
 
 def configuration(version: tuple[int, int, int]) -> dict[str, Any]:
@@ -99,7 +141,7 @@ def configuration(version: tuple[int, int, int]) -> dict[str, Any]:
 
 def path(store: Store, machine: Node, release: Release) -> str:
     """Return the PATH of a daemon on a node, with its helper programs first."""
-    folders = [machine.provide(folder) for folder in store.path_dirs(*PARTS[release])]
+    folders = [machine.provide(folder) for folder in store.path_dirs(*parts_of(release))]
     return ":".join([*folders, "/usr/sbin", "/usr/bin", "/sbin", "/bin"])
 
 

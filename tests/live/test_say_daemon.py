@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 from labs import brought_up
 
+from testbed.artifacts import Store
 from testbed.labs.lab import Lab
 from testbed.labs.live import LiveLab
 from testbed.labs.status import status
+from testbed.nodes.engine import OF_A_FOLDER, PARTS
 from testbed.settings import settings
-from testbed.topology import Topology, load_text
+from testbed.topology import Topology, load, load_text
 
 TEXT = """\
 name: say-daemon
@@ -177,3 +179,28 @@ def test_services_of_a_swarm_answer_on_its_nodes(
         assert not manager.run(["docker", "node", "ls"], check=False).ok
     finally:
         lab.down()
+
+
+OWN = """\
+name: say-own-engine
+networks: {lan: {subnet: 10.168.0.0/24}}
+nodes:
+  own: {networks: {lan: 10.168.0.2}, roles: [docker], docker: {engine: ./docker}}
+containers: {web: {node: own}}
+"""
+
+
+def test_an_engine_by_the_folder_of_its_programs(tmp_path: Path) -> None:
+    """Built as a static build is unpacked: all programs in one folder, here in /tmp."""
+    store, folder = Store(), tmp_path / "docker"
+    folder.mkdir()
+    for name in OF_A_FOLDER:
+        (folder / name).symlink_to(store.binary(name, *PARTS["29"]))
+    file = tmp_path / "lab.yaml"
+    file.write_text(OWN)
+    for made in brought_up(load(file), tmp_path / "state"):
+        with live(made) as here:
+            version = here.node("own").run(["docker", "version", "-f", "{{.Server.Version}}"])
+            assert version.stdout.startswith("29.")
+            assert here.container("web").run(["curl", "-fsS", "http://127.0.0.1/"]).ok
+        assert made.up(load(file)).changed == []

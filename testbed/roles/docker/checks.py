@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import IPv4Network
 from typing import TYPE_CHECKING
 
-from testbed.nodes.engine import CONFIG
+from testbed.nodes.engine import CONFIG, number_of
 from testbed.roles.docker.section import ROLE, DockerSection, daemon_of, engine_of, firewall_of
 from testbed.roles.flannel.section import ROLE as FLANNEL
 from testbed.roles.flannel.section import FlannelSection
@@ -32,7 +32,7 @@ OF_IPV6 = {
     "fixed-cidr-v6": "write flannel: {ipv6: {subnets: {NODE: SUBNET}}}",
     "ipv6": "remove it, or ipv6 of flannel",
 }
-OLD_NFTABLES = ("20.10", "nftables")  # the first engine with a back end of its own is 29
+NFTABLES_SINCE = (29, 0, 0)  # the first engine with a back end of its own
 
 
 class DockerChecks(Look):
@@ -54,7 +54,8 @@ class DockerChecks(Look):
                 hint = "give a node the role, or remove this"
                 self.add(self.key(ROLE, name), "a node with the role docker", "none", hint)
         for node in self.t.with_role(ROLE):
-            if (engine_of(self.t, node.name), firewall_of(self.t, node.name)) == OLD_NFTABLES:
+            old = number_of(engine_of(self.t, node.name)) < NFTABLES_SINCE
+            if old and firewall_of(self.t, node.name) == "nftables":
                 self._refuse_nftables(node.name)
 
     def _refuse_nftables(self, node: str) -> None:

@@ -14,10 +14,12 @@ from testbed.nodes.engine import (
     CONFIG,
     CONTAINERD_CONFIG,
     CONTAINERD_FILE,
-    PARTS,
     PROGRAMS,
     SERVICE,
+    is_folder,
+    number_of,
     parse_version,
+    parts_of,
     program,
     version_of,
 )
@@ -157,7 +159,9 @@ def told(node: Node) -> dict[str, Any]:
 def settings_digest(topology: Topology, node: str) -> str:
     """Return a digest of the settings of a node's daemons, without those of the file."""
     engine, filters = engine_of(topology, node), firewall_of(topology, node)
-    config = own_config(topology, node, parse_version(engine))
+    # A node of an earlier version keeps its digest.
+    number = number_of(engine) if is_folder(engine) else parse_version(engine)
+    config = own_config(topology, node, number)
     return digest_of(config, CONTAINERD_CONFIG, engine, filters)
 
 
@@ -313,8 +317,8 @@ def _start(context: Context, node: str) -> tuple[str, bool]:
         machine.put(CONTAINERD_CONFIG.encode(), CONTAINERD_FILE)
         images.install_seed(context, machine, version)
         add_group(machine, GROUP)
-        if not machine.has_system:
-            note_packages(machine, context.store.packages(*PARTS[release]))
+        if not machine.has_system and not is_folder(release):
+            note_packages(machine, context.store.packages(*parts_of(release)))
     else:
         how = _change(machine, services[SERVICE], config, given)
         is_member = bool(marked(machine, MEMBER))

@@ -6,6 +6,7 @@ import re
 from ipaddress import IPv4Network
 from typing import TYPE_CHECKING
 
+from testbed.nodes.engine import number_of
 from testbed.roles.docker.networks import (
     ON_LINKS,
     OVERLAY,
@@ -60,10 +61,14 @@ class NetworkChecks(Look):
         return (ROLE, "networks", network, *more)
 
     def _old(self, node: str) -> bool:
-        """Tell whether a node's engine is 20.10."""
+        """Tell whether a node's engine is older than 28."""
         paths = ((ROLE, "engine"), ("nodes", node, ROLE, "engine"))
         known = node in self.t.nodes and DockerSection.find(self.t) is not None
-        return known and not any(self.bad(*p) for p in paths) and engine_of(self.t, node) == "20.10"
+        return (
+            known
+            and not any(self.bad(*p) for p in paths)
+            and number_of(engine_of(self.t, node)) < (28, 0, 0)
+        )
 
     # -- networks -------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from testbed.errors import UsageError
 from testbed.limits import Takes
-from testbed.nodes.engine import CONTAINERD, SERVICE
+from testbed.nodes.engine import CONTAINERD, SERVICE, is_folder, number_of
 from testbed.requirement import Feature, program
 from testbed.roles import firewall
 from testbed.roles.base import Again, Offer, OwnLink, Role, not_built
@@ -184,6 +184,8 @@ class Docker(Role):
             engine, firewall = engine_of(topology, node.name), firewall_of(topology, node.name)
             # Debian's engine depends on the Debian release.
             name = release.this().engine if engine == DEFAULT_ENGINE else engine
+            if is_folder(engine):
+                name = f"{'.'.join(map(str, number_of(engine)))} of {engine}"
             return name + ("" if firewall == DEFAULT_FIREWALL else f" with {firewall}")
 
         return " and ".join(dict.fromkeys(words(node) for node in topology.with_role(ROLE)))
@@ -290,9 +292,9 @@ class Docker(Role):
             yield OwnLink(SWARM_BRIDGE, "the swarm's bridge")
 
     def parts(self, topology: Topology, node: str) -> tuple[str, ...]:
-        from testbed.nodes.engine import PARTS
+        from testbed.nodes.engine import parts_of
 
-        return (*PARTS[engine_of(topology, node)], COMPOSE)
+        return (*parts_of(engine_of(topology, node)), COMPOSE)
 
     def versioned(self, topology: Topology) -> tuple[str, ...]:  # noqa: ARG002  (all alike)
         # Not containerd: its artifact reports the version of Debian's docker.io, which may differ.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Interface
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from testbed.nodes.engine import Release
+from testbed.nodes.engine import OF_A_FOLDER, OLDEST, Release, number_of, version_in
 from testbed.roles.docker.daemon_json import ELSEWHERE, DaemonJson
 from testbed.roles.docker.networks import NAME, DockerNetwork
 from testbed.roles.flannel.section import FlannelSection
@@ -22,6 +24,7 @@ from testbed.topology.shapes import (
     Prefixed,
     Shape,
     merged,
+    whole,
 )
 
 if TYPE_CHECKING:
@@ -35,7 +38,7 @@ DEFAULT_ENGINE: Release = "20.10"
 #: Other names of an engine; 20.10 without quotes is a number, which YAML reads as 20.1.
 #: Debian's engine has the name of Debian 12's release, even if this machine has another one.
 ENGINE_ALIASES: Mapping[str, Release] = {"debian": "20.10", "20": "20.10", "20.1": "20.10"}
-OTHERS = "an engine of your own by path: `testbed up --artifact dockerd=PATH`, in place of 20.10"
+OTHERS = "or the path of a folder with another engine's programs: ./docker"
 #: Back ends for Docker's packet filter rules.  ``iptables`` is the machine's default variant;
 #: ``nftables`` is the engine's native back end, without iptables.
 Firewall = Literal["iptables", "iptables-legacy", "iptables-nft", "nftables"]
@@ -48,13 +51,40 @@ MIXED = "mixed"
 
 
 class _Release(Shape[Release]):
-    """A release of the engine, as text or as a number."""
+    """A release of the engine, as text or as a number, or a folder with another one."""
 
     def schema(self) -> dict[str, Any]:
-        return {"enum": [*ENGINES, 20.10, 29, *ENGINE_ALIASES, 20]}
+        releases = {"enum": [*ENGINES, 20.10, 29, *ENGINE_ALIASES, 20]}
+        return {"anyOf": [releases, whole(r"[^\0\n]*/[^\0\n]*")]}
 
     def read(self, read: Reader, at: Tree | None) -> Any:
+        if isinstance(at, tree.Scalar) and "/" in at.text:
+            return self._folder(read, at)
         return read.release(at, "an engine", ENGINES, ENGINE_ALIASES, OTHERS)
+
+    @staticmethod
+    def _folder(read: Reader, at: tree.Scalar) -> Release | None:
+        """Read the path of a folder, relative to that of the file.
+
+        A record has it as it was: the lab runs, whatever has become of the folder.
+        """
+        if not at.line:
+            return at.text
+        folder = Path(read.problems.folder_of(at), Path(at.text).expanduser())
+        wanted = f"a folder with an engine's programs: {', '.join(OF_A_FOLDER)}"
+        hint = "unpack a static build of Docker, and name its folder"
+        lacking = [name for name in OF_A_FOLDER if not os.access(folder / name, os.X_OK)]
+        if lacking:
+            seen = f"no folder {folder}" if not folder.is_dir() else f"no {', '.join(lacking)}"
+            read.problems.add(at, wanted, seen, hint)
+            return None
+        release = str(folder.resolve())
+        version = number_of(release)
+        if version < OLDEST:
+            seen = version_in(release) or "a dockerd that does not run here"
+            read.problems.add(at, "an engine of release 19.03 or later", seen, hint)
+            return None
+        return release
 
 
 ENGINE = _Release()
@@ -114,7 +144,8 @@ class DockerSection(Section):
     )
     engine: Release = key(
         ENGINE,
-        "Release of Docker Engine: Debian's package (`debian` or 20.10; 26.1 on Debian 13), or 29.",
+        "Release of Docker Engine: Debian's package (`debian` or 20.10; 26.1 on Debian 13), or 29; "
+        "or the path of a folder with the programs of another one, such as a static build.",
         default=DEFAULT_ENGINE,
     )
     firewall: Firewall = key(

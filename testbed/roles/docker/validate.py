@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from testbed.errors import CommandError, TimeoutExpired
-from testbed.nodes.engine import PARTS, parse_version, program
+from testbed.nodes.engine import PARTS, is_folder, parse_version, parts_of, program, version_in
 from testbed.process import run
 from testbed.roles.docker.daemon_json import REMAP
 from testbed.roles.docker.section import ROLE, daemon_of, engine_of
@@ -82,14 +82,14 @@ def _refusal(store: Store, topology: Topology, node: str, release: Release) -> s
     from testbed.roles.docker.daemon import daemon_config
 
     daemon = program(store, release, "dockerd")
-    version = store.version(PARTS[release][0])
+    version = version_in(release) if is_folder(release) else store.version(PARTS[release][0])
     if store.is_users("dockerd"):
         version = _words([str(daemon), "--version"], None)
     config = daemon_config(topology, node, parse_version(version))
     if isinstance(config.get(REMAP), str):
         del config[REMAP]  # to read it, the engine adds the user to the machine that it is on
     # It looks for docker-proxy on its PATH.
-    folders = [str(folder) for folder in store.path_dirs(*PARTS[release])]
+    folders = [str(folder) for folder in store.path_dirs(*parts_of(release))]
     env = {**os.environ, "PATH": ":".join([*folders, os.environ.get("PATH", "")])}
     with tempfile.NamedTemporaryFile("w", prefix="testbed-daemon-", suffix=".json") as file:
         json.dump(config, file)
