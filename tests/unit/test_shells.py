@@ -141,7 +141,9 @@ def shells(of: Source) -> Iterator[tuple[ast.AST, bool]]:
         elif isinstance(node, ast.Call):
             words = {keyword.arg: keyword.value for keyword in node.keywords}
             shell = word(words.get("shell", ast.Constant(value=False)))
-            if HIDDEN.fullmatch(ast.unparse(node.func)) or shell != "False":
+            name = getattr(node.func, "attr", "")
+            hidden = WORDS.search(name) and HIDDEN.fullmatch(ast.unparse(node.func))
+            if hidden or shell != "False":
                 yield node, False
             first = node.args[0] if node.args else None
             # One that reads its script from what it is handed.
