@@ -10,7 +10,7 @@ import pytest
 from walks import across, all_walks, dropped, published, same_bridge
 
 from testbed.walk.compare import compare
-from testbed.walk.model import Fact, Hop, Leg, Rule, Spot, Walk
+from testbed.walk.model import Change, Fact, Hop, Leg, Rule, Spot, Walk
 from testbed.walk.render import tree
 
 WIDTHS = (40, 57, 72, 80, 100, 132, 200)
@@ -141,3 +141,29 @@ def test_a_difference_is_shown_at_every_width() -> None:
         lines = [click.unstyle(line) for line in tree.difference(found, width=width)]
         assert max(map(len, lines)) <= width
         assert any(line.startswith("+   node2 LOST") for line in lines)
+
+
+def test_a_device_without_frames_is_told_in_words() -> None:
+    gone = (Change("src_mac", "02:00:00:00:00:01", ""), Change("dst_mac", "02:00:00:00:00:02", ""))
+    come = (Change("src_mac", "", "02:00:00:00:00:01"), Change("dst_mac", "", "02:00:00:00:00:02"))
+    hops = tuple(
+        Hop("device", Spot("node1", "", "tun0"), "out", 0.0, changes=one) for one in (gone, come)
+    )
+    lines = shown(replace(across(), legs=(Leg("there", hops, arrived=True),)))
+    first, second = (line for line in lines if "tun0" in line)
+    assert first.endswith("without a frame")
+    assert second.endswith("MAC 02:00:00:00:00:01 → 02:00:00:00:00:02")
+
+
+def test_a_long_name_does_not_narrow_the_reasons_of_others() -> None:
+    rule = Rule("ip", "docker-bridges", "filter-FORWARD", 1, "accept", "accept")
+    hops = (
+        Hop("device", Spot("node1", "", "eth0"), "in", 0.0, changes=(Change("ttl", "64", "63"),)),
+        Hop("chain", Spot("node1"), "forward", 0.0, rules=(rule,)),
+    )
+    lines = shown(replace(across(), legs=(Leg("there", hops, arrived=True),)))
+    assert [line for line in lines if line.startswith("│")] == [
+        "│  0.000 ms ● eth0 in  TTL 64 → 63",
+        "│  0.000 ms ● docker-bridges filter-FORWARD",
+        "│                      #1 accept",
+    ]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from testbed.walk.render.words import Note
 
 NARROWEST = 40  # columns; a terminal with fewer wraps the lines itself
-LONGEST_NAME = 26  # columns for names of places; the reasons of longer ones begin below
+LONGEST_NAME = 20  # columns of names with reasons beside them; those of others begin below
 SIDE_BY_SIDE = 44  # columns that reasons need beside the places
 AROUND = 3  # lines of a path beside a difference
 TIME = 9  # "0.123 ms" with a space before it
@@ -96,8 +96,8 @@ class _Leg:
 
     def __init__(self, walk: Walk, leg: Leg, width: int) -> None:
         self._walk, self._leg, self._width = walk, leg, width
-        longest = max((len(self._name(hop)) for hop in leg.hops), default=0)
-        self._names = min(longest, LONGEST_NAME) + 2
+        names = [len(self._name(hop)) for hop in leg.hops]
+        self._names = max((one for one in names if one <= LONGEST_NAME), default=0) + 2
         self._column = len("│ ") + TIME + len(" ● ") + self._names  # where the reasons begin
         self._wide = width - self._column >= SIDE_BY_SIDE
 

@@ -158,7 +158,9 @@ def changes(hop: Hop, _: Translate = str) -> Iterator[str]:
     for one in hop.changes:
         if one.field not in macs:
             yield _change(one, hop.view, _)
-    if len(macs) == 2:
+    if macs and not any(one.after for one in macs.values()):
+        yield _("without a frame")  # a device that takes bare packets, such as TUN
+    elif len(macs) == 2:
         yield f"MAC {macs['src_mac'].after} → {macs['dst_mac'].after}"
     else:
         yield from (_change(one, hop.view, _) for one in macs.values())
