@@ -75,7 +75,7 @@ def inside(path: str, work: Any) -> Any:
         except BaseException as error:  # noqa: BLE001  raised again below
             failed.append(error)
 
-    thread = threading.Thread(target=there)
+    thread = threading.Thread(target=there, daemon=True)  # Ctrl-C does not wait for it
     thread.start()
     thread.join()
     if failed:

@@ -169,10 +169,11 @@ def _route_fact(question: Question, text: str) -> Fact | None:
 
 # -- who takes it -------------------------------------------------------------------
 
-#: Arguments: the option of ss(8) and the port. Prints who listens, and the command line of each.
+#: Arguments: the option of ss(8) and the port. Prints who listens, and the command line of each:
+#: of several processes that of the first one, which has started the others.
 LISTENERS = r"""
 ss -Hlnp "$1" "sport = :$2" | while read -r state _ _ here _ users; do
-    pid=${users#*pid=}; pid=${pid%%,*}
+    pid=$(printf '%s' "$users" | grep -o 'pid=[0-9]*' | cut -d= -f2 | sort -n | head -n1)
     printf '%s ' "$here"; tr '\0' ' ' < "/proc/$pid/cmdline" 2>/dev/null; echo
 done
 """
@@ -197,14 +198,16 @@ def listening(command: Sequence[str], printed: str) -> list[Fact]:
 
     A proxy (docker-proxy) names its own target in its command line.
     """
-    found = []
+    found: dict[str, list[str]] = {}
     for line in dict.fromkeys(printed.splitlines()):
         address, _, words = line.partition(" ")
         if words.strip():
-            source = f"ss -lnp {command[-2]} sport = :{command[-1]}"
-            text = f"{_named(words)[:LONGEST]} listens on {address}"
-            found.append(Fact(text, "asked", source))
-    return found
+            found.setdefault(_named(words)[:LONGEST], []).append(address)
+    source = f"ss -lnp {command[-2]} sport = :{command[-1]}"
+    return [
+        Fact(f"{words} listens on {' and '.join(addresses)}", "asked", source)
+        for words, addresses in found.items()
+    ]
 
 
 def _named(command: str) -> str:

@@ -145,9 +145,10 @@ def test_questions_about_a_loss_are_those_of_the_last_place() -> None:
 
 def test_who_listens_has_its_command_line() -> None:
     argv = ["sh", "-c", "", "listeners", "-t", "8080"]
-    printed = "0.0.0.0:8080 docker-proxy -container-ip 172.17.0.2 \n[::]:8080 "
+    line = "docker-proxy -container-ip 172.17.0.2 "
+    printed = f"0.0.0.0:8080 {line}\n[::]:8080 {line}\n127.0.0.1:8080 \n"
     assert [fact.text for fact in listening(argv, printed.replace("docker", "/opt/docker"))] == [
-        "docker-proxy -container-ip 172.17.0.2 listens on 0.0.0.0:8080"
+        "docker-proxy -container-ip 172.17.0.2 listens on 0.0.0.0:8080 and [::]:8080"
     ]
 
 

@@ -1,0 +1,104 @@
+"""Words for the ends of a walk, on an inventory made by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from testbed.errors import LabError, UsageError
+from testbed.observe.inventory import Inventory, Link, Machine, Service, Space
+from testbed.walk.ends import End, source_of, target_of
+
+LAN = Link("eth0", 2, addresses=("10.0.0.1/24", "fd00::1/64"), joins="lan")
+OWN = "/proc/self/ns/net"
+
+
+def own(lan: str, *more: Link) -> Space:
+    links = (Link("lo", 1, loopback=True, addresses=("127.0.0.1/8",)), *more)
+    return Space("", path=OWN, links=(*links, Link("eth9", 9, addresses=(lan,), joins="lan")))
+
+
+def inside(name: str, address: str, **other: str) -> Space:
+    link = Link("eth0", 2, addresses=(address,))
+    return Space(name, "container", f"/proc/{len(name)}/ns/net", links=(link,), **other)
+
+
+BRIDGE = Link("br0", 3, addresses=("172.17.0.1/16",))
+INVENTORY = Inventory(
+    "lab",
+    (
+        Machine("node1", spaces=(
+            own("10.0.0.1/24", BRIDGE),
+            inside("web", "172.17.0.2/16"),
+            Space("beside", "container", shares="web", mode="container"),
+            Space("in-host", "container", mode="host"),
+            inside("twice", "172.17.0.3/16"),
+        )),
+        Machine("node2", spaces=(own("10.0.0.2/24", BRIDGE), inside("twice", "172.17.0.3/16"),
+                                 inside("space/pod-1", "10.244.0.2/24"))),
+    ),
+    services=(Service("space/dns", ("10.96.0.10",), ("53/udp", "53/tcp")),
+              Service("space/log", ("10.96.0.11",), ("514/udp",))),
+)  # fmt: skip
+
+
+def nothing(name: str) -> str:
+    del name
+    return ""
+
+
+def target(word: str, source: str = "node1", family: int = 4) -> End:
+    return target_of(INVENTORY, word, source_of(INVENTORY, source), family, nothing)
+
+
+@pytest.mark.parametrize(("word", "place"), [
+    ("node1", ("node1", "")), ("node1/web", ("node1", "web")), ("web", ("node1", "web")),
+    ("beside", ("node1", "web")), ("in-host", ("node1", "")),
+    ("node2/twice", ("node2", "twice")), ("pod-1", ("node2", "space/pod-1")),
+    ("10.244.0.2", ("node2", "space/pod-1")),
+])  # fmt: skip
+def test_a_source_is_a_place(word: str, place: tuple[str, str]) -> None:
+    assert source_of(INVENTORY, word).place == place
+
+
+@pytest.mark.parametrize(("word", "hint"), [
+    ("node1/wep", "node1/web"), ("172.17.0.1", "known"), ("twice", "node2/twice"), ("", "known"),
+])  # fmt: skip
+def test_a_word_for_no_place_or_several_has_a_hint(word: str, hint: str) -> None:
+    with pytest.raises(UsageError) as error:
+        source_of(INVENTORY, word)
+    assert error.value.hint is not None
+    assert hint in error.value.hint
+
+
+@pytest.mark.parametrize(("word", "source", "address"), [
+    ("node2", "node1", "10.0.0.2"),  # on their common network, not that of a bridge
+    ("in-host", "web", "172.17.0.1"),  # the nearest for a container
+    ("node1", "node1", "172.17.0.1"),
+    ("web", "node1", "172.17.0.2"),
+    ("192.0.2.1", "node1", "192.0.2.1"),
+])  # fmt: skip
+def test_a_target_has_the_address_nearest_to_the_source(
+    word: str, source: str, address: str
+) -> None:
+    assert target(word, source).address == address
+
+
+def test_a_service_has_the_port_of_its_first_protocol() -> None:
+    found = target("space/dns")
+    assert (found.address, found.port, found.protocol) == ("10.96.0.10", 53, "tcp")
+    assert target("log").protocol == "udp"
+
+
+def test_a_name_is_asked_of_the_source() -> None:
+    source = source_of(INVENTORY, "web")
+    found = target_of(INVENTORY, "shop.example", source, 4, {"shop.example": "10.0.0.2"}.get)  # type: ignore[arg-type]
+    assert (found.address, found.place) == ("10.0.0.2", ("node2", ""))
+    with pytest.raises(UsageError):
+        target_of(INVENTORY, "shop.invalid", source, 4, nothing)
+
+
+def test_an_address_of_another_family_is_refused() -> None:
+    with pytest.raises(UsageError):
+        target("fd00::1")
+    with pytest.raises(LabError):
+        target("web", family=6)
