@@ -27,7 +27,7 @@ def find(inventory: Inventory, word: str) -> tuple[Machine, Space] | None:
     """
     known = list(places(inventory))
     found = [(m, s) for name, m, s in known if name == word]
-    found = found or [(m, s) for _, m, s in known if s.name == word]
+    found = found or [(m, s) for _, m, s in known if s.name and s.name == word]
     # A Pod's name without its namespace.
     found = found or [(m, s) for _, m, s in known if "/" in s.name
                       and s.name.rpartition("/")[2] == word.rpartition("/")[2]

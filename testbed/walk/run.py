@@ -301,7 +301,10 @@ class _Run:
 
     @staticmethod
     def _has_arrived(seen: Seen, last: Any, hops: Sequence[Hop]) -> bool:
-        if last.point != "in" or last.packet.dst not in seen.addresses:
+        route = next((hop for hop in reversed(hops) if hop.kind in {"route", "device"}), None)
+        # A route may make more addresses local than devices have (ip-route(8), type local).
+        local = route is not None and any(fact.text.startswith("local ") for fact in route.facts)
+        if last.point != "in" or not (local or last.packet.dst in seen.addresses):
             return False
         return not explain.is_dropped(hops)
 

@@ -17,9 +17,9 @@ def own(lan: str, *more: Link) -> Space:
     return Space("", path=OWN, links=(*links, Link("eth9", 9, addresses=(lan,), joins="lan")))
 
 
-def inside(name: str, address: str, **other: str) -> Space:
+def inside(name: str, address: str) -> Space:
     link = Link("eth0", 2, addresses=(address,))
-    return Space(name, "container", f"/proc/{len(name)}/ns/net", links=(link,), **other)
+    return Space(name, "container", f"/proc/{len(name)}/ns/net", links=(link,))
 
 
 BRIDGE = Link("br0", 3, addresses=("172.17.0.1/16",))
