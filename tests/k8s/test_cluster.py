@@ -297,3 +297,25 @@ def test_objects_and_flags_of_the_file_change_on_a_running_cluster(
     finally:
         bed.must("up", LAB, "--replace", "-q")
     cluster.kubectl("wait", "--for=delete", "namespace/shop", "--timeout=120s")
+
+
+def test_the_graph_has_pods_with_their_namespaces_and_services(cluster: Cluster) -> None:
+    found = json.loads(cluster.bed.must("graph", LAB, "--json").stdout)
+    pods = {
+        space["name"]: (machine["name"], space)
+        for machine in found["machines"]
+        for space in machine["spaces"]
+        if space["kind"] == "pod"
+    }
+    for name, node in (("web-1", "node1"), ("web-2", "node2"), ("client", "node1")):
+        machine, space = pods[f"default/{name}"]
+        assert machine == node
+        (eth0,) = [link for link in space["links"] if link["name"] == "eth0"]
+        assert cluster.address(name) in [one.partition("/")[0] for one in eth0["addresses"]]
+        assert eth0["peer"]["machine"] == node
+        shown = cluster.on(node, "nsenter", f"--net={space['path']}", "ip", "addr", "show", "eth0")
+        assert cluster.address(name) in shown
+    (web,) = [one for one in found["services"] if one["name"] == "default/web"]
+    assert web["addresses"] == cluster.get("service", "web")["spec"]["clusterIPs"]
+    assert web["ports"] == ["80/tcp"]
+    assert web["backends"] == sorted(f"{cluster.address(pod)}:80" for pod in ("web-1", "web-2"))
