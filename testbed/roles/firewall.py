@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from testbed.errors import LabError
-from testbed.roles.docker.section import firewall_of
 from testbed.roles.flannel.section import FlannelSection
 
 if TYPE_CHECKING:
@@ -72,8 +71,10 @@ def choose(machine: Node, firewall: Firewall) -> None:
         )
 
 
-def admit(machine: Node, topology: Topology, bridge: str, *, closed: bool) -> None:
-    """Accept an overlay's packets to containers.
+def admit(
+    machine: Node, topology: Topology, firewall: Firewall, bridge: str, *, closed: bool
+) -> None:
+    """Accept an overlay's packets to containers; ``firewall`` is the node's.
 
     ``closed`` tells that the engine drops packets from other interfaces to unpublished ports
     before flannel's own forward rules apply, as it does from 28 on (moby #48724). Flannel writes
@@ -83,7 +84,7 @@ def admit(machine: Node, topology: Topology, bridge: str, *, closed: bool) -> No
     """
     flannel = FlannelSection.of(topology)
     further = list(flannel.further().values())
-    native = firewall_of(topology, machine.name) == "nftables"
+    native = firewall == "nftables"
     add = functools.partial(_add_nftables if native else _add_iptables, machine, bridge)
     add(flannel.network, [one.network for one in further], closed=closed)
     mine = flannel.ipv6.network if flannel.ipv6 else None

@@ -215,7 +215,9 @@ def test_the_machines_own_packet_filter_is_left(chosen: Any) -> None:
 def test_an_overlay_is_marked_for_nftables() -> None:
     provider = FakeProvider()
     topology = load("two-node", Overrides(docker="29", firewall="nftables"))
-    firewall.admit(provider.create_one("two-node", spec("node1")), topology, "docker0", closed=True)
+    # A machine that is made for a snapshot has another name than its node.
+    machine = provider.create_one("two-node", spec("snapshot.1"))
+    firewall.admit(machine, topology, "nftables", "docker0", closed=True)
     (call,) = [call for call in provider.calls if call.what == "run"]
     rules = (call.input or b"").decode().splitlines()
     assert rules[:2] == ["add table ip testbed", "flush table ip testbed"]  # none twice

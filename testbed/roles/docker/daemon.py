@@ -330,7 +330,7 @@ def _start(context: Context, node: str) -> tuple[str, bool]:
     if six:
         machine.run(FORWARDING6)
     if _is_open(topology, node):
-        firewall.admit(machine, topology, BRIDGE, closed=number >= (28, 0, 0))
+        firewall.admit(machine, topology, filters, BRIDGE, closed=number >= (28, 0, 0))
     env = daemon_env(topology, node, number, engine.path(context.store, machine, release))
     digest = settings_digest(topology, node)
     preload()
