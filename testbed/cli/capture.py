@@ -7,19 +7,19 @@ import os
 import sys
 import time
 from abc import ABC, abstractmethod
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 import click
 
 from testbed import files, owner
 from testbed.cli import common
-from testbed.errors import LabError, MachineError, ReaderGone, UsageError
+from testbed.errors import LabError, MachineError, OutputError, ReaderGone, UsageError
 from testbed.requirement import need_root
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from testbed.labs.live import LiveLab
     from testbed.observe.inventory import Inventory, Machine, Space
@@ -161,12 +161,23 @@ def _opened(stack: ExitStack, output: Path, *, binary: bool) -> IO[bytes]:
         return sys.stdout.buffer
     try:
         with owner.giving([output]):
-            return stack.enter_context(output.open("wb"))
+            file = output.open("wb")
     except OSError as error:
-        raise MachineError(
-            f"cannot write {output}: {error.strerror}",
-            hint="check free space and permissions there, or choose another file",
-        ) from error
+        raise _cannot_write(output, error) from error
+    stack.callback(_close, file)
+    return file
+
+
+def _close(file: IO[bytes]) -> None:
+    with suppress(OSError):  # what could not be written was told before
+        file.close()
+
+
+def _cannot_write(output: Path | str, error: OSError) -> MachineError:
+    return MachineError(
+        f"cannot write {output}: {error.strerror}",
+        hint="check free space and permissions there, or choose another file",
+    )
 
 
 # -- places ----------------------------------------------------------------------
@@ -287,10 +298,25 @@ class _File(_Sink):
         self._out = out
         self._expression = expression
         self._numbers: dict[tuple[str, int], int] = {}
-        self._writer: Any = Writer(
-            out, names=found.names(), application="testbed capture", comment=f"lab {found.lab}"
-        )
-        self.flush()
+        with self._told():
+            self._writer = Writer(
+                out, names=found.names(), application="testbed capture", comment=f"lab {found.lab}"
+            )
+            self.flush()
+
+    def take(self, packets: Sequence[Seen]) -> None:
+        with self._told():
+            super().take(packets)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Convert errors in writing the file; those of standard output say so already."""
+        try:
+            yield
+        except OutputError:
+            raise
+        except OSError as error:
+            raise _cannot_write(self._out.name, error) from error
 
     def write(self, one: Seen) -> None:
         key = one.place, one.link

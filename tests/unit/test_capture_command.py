@@ -316,6 +316,13 @@ def test_the_packets_of_a_place_that_ends_are_shown_first(capture: Capture) -> N
     assert "no place is left" in said.err
 
 
+def test_a_disk_that_is_full(capture: Capture) -> None:
+    said = capture("one", "-w", "/dev/full", "--count", "2")
+    assert said.status == 3
+    assert "/dev/full" in said.err
+    assert "Traceback" not in said.err
+
+
 @pytest.mark.parametrize(
     ("argv", "status", "words"),
     [
