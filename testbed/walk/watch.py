@@ -22,6 +22,7 @@ import socket
 import struct
 import sys
 import threading
+import time
 from typing import Any
 
 from testbed.observe.taps import BUFFER_FORCE, enter, missed, opened, received, told
@@ -32,6 +33,7 @@ TRACE_GROUP, TRACK_NEW, TRACK_UPDATE = 9, 1, 2  # linux/netfilter/nfnetlink.h
 BUFFER = 1 << 22  # octets; a lab's trace of one packet has some thousand
 FRAME = 1 << 16
 THREADS = 16
+TURN = 3.0  # seconds to wait for the log of legacy tables, which one program at a time reads
 NETWORK = 0x100000000 - 0x100000  # SKF_NET_OFF, linux/filter.h
 REQUEST, ACK, CREATE, APPEND = 1, 4, 0x400, 0x800  # NLM_F_*, linux/netlink.h
 BEGIN, END = 16, 17  # NFNL_MSG_BATCH_*
@@ -145,12 +147,13 @@ def batch(
 
 
 def log_messages() -> bytes:
-    """Return the messages that send what is logged to group 0 to the socket (whole packets)."""
+    """Return two messages that send what is logged to group 0 to the socket (whole packets)."""
     bind = attribute(1, b"\x01")  # NFULA_CFG_CMD, NFULNL_CFG_CMD_BIND
     mode = attribute(2, struct.pack(">IBB", 0xFFFF, 2, 0))  # NFULA_CFG_MODE, copy packets
     now = attribute(5, 1)  # NFULA_CFG_QTHRESH: each at once
     kind = ULOG << 8 | 1
-    return b"".join(message(kind, body, n) for n, body in enumerate((bind, mode + now)))
+    made = (message(kind, body, n, flags=ACK) for n, body in enumerate((bind, mode + now)))
+    return b"".join(made)
 
 
 def answer(sock: socket.socket) -> int:
@@ -231,8 +234,7 @@ class Eye:
         families = [family for family, file in names if _lines(f"/proc/thread-self/net/{file}")]
         if not families:
             return
-        self._log = self._listen()
-        self._log.sendto(log_messages(), (0, 0))
+        self._log = self._take_log()
         for family in families:
             path = LOGGER.format(family)
             with open(path) as file:  # noqa: PTH123  pathlib takes long to load
@@ -242,6 +244,25 @@ class Eye:
             self._guard(before, path)
             with open(path, "w") as file:  # noqa: PTH123
                 file.write(LOGS_HERE)
+
+    def _take_log(self) -> socket.socket:
+        """Open the log to which legacy tables report; another walk may have it for a while.
+
+        Raises OSError if it is not free in time.
+        """
+        sock = self._listen()
+        sock.settimeout(10.0)
+        deadline = time.monotonic() + TURN
+        while True:
+            sock.sendto(log_messages(), (0, 0))
+            status = [answer(sock), answer(sock)][0]
+            if not status:
+                sock.settimeout(0)
+                return sock
+            if time.monotonic() > deadline:
+                sock.close()
+                raise OSError(status, "another program reads the trace of legacy tables here")
+            time.sleep(0.02)
 
     def _guard(self, before: str, path: str) -> None:
         theirs, ours = os.pipe()
