@@ -363,7 +363,7 @@ class OneOrEach(Shape[Any]):
 
 @dataclass(eq=False, repr=False)
 class Items(Shape[tuple[T, ...]]):
-    """A list; invalid items are left out."""
+    """A list; invalid items are left out, and those that repeat one if each is ``unique``."""
 
     value: Shape[T]
     wanted: str
@@ -376,8 +376,15 @@ class Items(Shape[tuple[T, ...]]):
     def read(self, read: Reader, at: Tree | None) -> tuple[T, ...] | None:
         if at is None:
             return None
-        values = [self.value.read(read, item) for item in read.items(at, self.wanted)]
-        return tuple(value for value in values if value is not None)
+        found: list[T] = []
+        for item in read.items(at, self.wanted):
+            value = self.value.read(read, item)
+            if self.unique and value in found:
+                seen = f"{quote(str(self.value.plain(value)))} again"
+                read.problems.add(item, f"{self.wanted}, each once", seen, "remove one")
+            elif value is not None:
+                found.append(value)
+        return tuple(found)
 
     def plain(self, value: tuple[T, ...]) -> list[Any]:
         return [self.value.plain(one) for one in value]

@@ -855,6 +855,35 @@ NAMESPACES = {
     ),
 }
 
+_NODE = LAN + "nodes:\n  n1: {networks: {lan: 10.168.0.2}"
+_ROUTER = _NODE + ", roles: [frr], frr"
+#: Lists whose schema has ``uniqueItems``.
+REPEATED = {
+    "package": bad(f"{_NODE}, packages: [iperf3, tcpdump, §iperf3]}}\n", "once|'iperf3' again"),
+    "route": bad(
+        f'{_NODE}, routes: ["10.2.0.0/16 via 10.168.0.3", §"10.2.0.0/16 via 10.168.0.3"]}}\n',
+        "once|10.2.0.0/16 via 10.168.0.3' again",
+    ),
+    "rule": bad(f'{_NODE}, rules: ["lookup 100", §"lookup 100"]}}\n', "once|again"),
+    "bind": bad(f'{_NODE}, binds: ["/etc:/srv/x", §"/etc:/srv/x"]}}\n', "once|again"),
+    "published port": bad(
+        DOCKER + 'containers: {c1: {node: n1, publish: ["80:80", §"80:80"]}}\n', "once|again"
+    ),
+    "image": bad(DOCKER + "docker: {images: [alpine, §alpine]}\n", "once|'alpine' again"),
+    "manager": bad(DOCKER + "docker: {swarm: [n1, §n1]}\n", "once|'n1' again"),
+    "node of a Docker network": bad(
+        DOCKER + "docker: {networks: {web: {nodes: [n1, §n1]}}}\n", "once|'n1' again"
+    ),
+    "image of a cluster": bad(CLUSTER + "kubernetes: {images: [alpine, §alpine]}\n", "once|again"),
+    "link of OSPF": bad(f"{_ROUTER}: {{ospf: {{interfaces: [lan, §lan]}}}}}}\n", "once|again"),
+    "prefix of OSPF": bad(
+        f"{_ROUTER}: {{ospf: {{networks: [10.0.0.0/8, §10.0.0.0/8]}}}}}}\n", "once|again"
+    ),
+    "prefix of BGP": bad(
+        f"{_ROUTER}: {{bgp: {{asn: 1, networks: [10.0.0.0/8, §10.0.0.0/8]}}}}}}\n", "once|again"
+    ),
+}
+
 TABLE = {
     f"{part}: {name}": case
     for part, cases in {
@@ -865,6 +894,7 @@ TABLE = {
         "kubernetes": KUBERNETES,
         "containers": CONTAINERS,
         "namespaces": NAMESPACES,
+        "repeated": REPEATED,
     }.items()
     for name, case in cases.items()
 }

@@ -395,12 +395,8 @@ class Networks(Look):
                 self.add(at, wanted, seen, "remove the uplink, or choose another provider")
 
     def vlans_are_apart(self) -> None:
-        """Refuse a VLAN of a port twice, or with a tag and without one."""
+        """Refuse a VLAN of a port with a tag and without one."""
         for port in self.ports():
-            twice = next((one for one in port.trunk if port.trunk.count(one) > 1), None)
-            if twice is not None:
-                at = self.value(*self.port(port), "trunk")
-                self.add(at, "each VLAN of a trunk once", f"{twice} again", "remove one")
             if port.vlan and port.vlan in port.trunk:
                 at = self.value(*self.port(port), "trunk")
                 wanted = f"VLAN {port.vlan} once: with a tag (trunk), or without one (vlan)"
