@@ -18,6 +18,9 @@ be saved: a lab with such nodes is refused. `testbed save` writes its configurat
 Snapshots are a part of the running lab: `testbed down` removes them, and so does the `up`
 that creates a node again. `testbed status` shows them.
 
+The nodes stand still while they are saved. If the command is killed then, `testbed up`
+continues them.
+
 \b
   testbed snapshot lab              under the next free number
   testbed snapshot lab before-bgp

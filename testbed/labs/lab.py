@@ -179,6 +179,9 @@ class Lab:
             self._refuse_other_fabric(topology)
             nodes = provider.nodes(self.name)
             self._refuse_other(record, topology, nodes, watch, replace=asked.replace)
+            here = [name for name in topology.nodes if name in nodes]
+            if halted := provider.recover(self.name, here):
+                watch.words(f"continued {', '.join(halted)}, halted by an interrupted snapshot")
             if nodes and record and record.variables:
                 _tell_changes(record.variables, topology, watch)
             effects = difference.compare(record, topology, nodes, asked.left) if nodes else []

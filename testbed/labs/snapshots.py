@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,11 +12,11 @@ from testbed import signals
 from testbed.errors import LabError, NotFound, UsageError
 from testbed.labs.lab import waits
 from testbed.labs.run import Watch
+from testbed.labs.stopping import forget_running
 from testbed.spelling import nearest
 
 if TYPE_CHECKING:
     from testbed.labs.lab import Lab
-    from testbed.nodes.base import Provider
     from testbed.steps.context import Context
     from testbed.topology.model import Topology
 
@@ -46,13 +46,12 @@ def found(lab: Lab) -> list[LabSnapshot]:
     if lab.attached or lab.settings.state.read(lab.name) is None:
         return []
     topology = lab.topology()
+    if _unable(lab, topology):
+        return []
     seen: dict[str, list[tuple[str, float, int]]] = {}
-    for provider in _by_provider(lab, topology):
-        if not provider.snapshot_parts:
-            continue
-        for node, snapshots in provider.snapshots(lab.name).items():
-            for one in snapshots:
-                seen.setdefault(one.name, []).append((node, one.created, one.size))
+    for node, snapshots in lab.settings.makers(topology).snapshots(lab.name).items():
+        for one in snapshots:
+            seen.setdefault(one.name, []).append((node, one.created, one.size))
     there = [
         LabSnapshot(
             name,
@@ -79,7 +78,7 @@ def take(
             f"wanted a name of letters, digits, '.', '_' and '-', got {name!r}", where="NAME"
         )
     with _locked(lab, "snapshot", watch):
-        makers = _whole(lab)
+        context = _whole(lab)
         there = found(lab)
         names = [one.name for one in there]
         if name is None:
@@ -90,9 +89,8 @@ def take(
                 hint="choose another name, or replace it with --replace",
             )
         with signals.held() as held:
-            _drop(lab, makers, [one for one in there if one.name == name])
-            for provider, nodes in makers.items():
-                provider.snapshot(lab.name, nodes, name)
+            _drop(context, [one for one in there if one.name == name])
+            context.provider.snapshot(lab.name, [*context.topology.nodes], name)
         held.check()
         return next(one for one in found(lab) if one.name == name)
 
@@ -103,18 +101,18 @@ def restore(lab: Lab, name: str | None = None, *, watch: Watch | None = None) ->
     Raises UsageError, NoSuchLab, NotFound for an unknown snapshot, LabError.
     """
     with _locked(lab, "restore", watch):
-        makers = _whole(lab)
+        context = _whole(lab)
         there = found(lab)
         meant = _named(lab, there, name) if name else _newest(lab, there)
         if meant.missing:
             raise LabError(
                 f"{', '.join(meant.missing)} of lab {lab.name} cannot return to the snapshot "
-                f"{meant.name}: created again since then",
-                hint="take a new snapshot after `testbed up`",
+                f"{meant.name}, which they do not have",
+                hint="they were created after it, or it was interrupted: take a new one",
             )
         with signals.held() as held:
-            for provider, nodes in makers.items():
-                provider.revert(lab.name, nodes, meant.name)
+            context.provider.revert(lab.name, [*context.topology.nodes], meant.name)
+            forget_running(lab)
         held.check()
         return meant
 
@@ -122,10 +120,10 @@ def restore(lab: Lab, name: str | None = None, *, watch: Watch | None = None) ->
 def drop(lab: Lab, name: str, *, watch: Watch | None = None) -> LabSnapshot:
     """Remove a snapshot of a lab.  Raises the errors of :func:`restore`."""
     with _locked(lab, "snapshot", watch):
-        makers = _whole(lab)
+        context = _whole(lab)
         meant = _named(lab, found(lab), name)
         with signals.held() as held:
-            _drop(lab, makers, [meant])
+            _drop(context, [meant])
         held.check()
         return meant
 
@@ -135,20 +133,21 @@ def _locked(lab: Lab, verb: str, watch: Watch | None) -> AbstractContextManager[
     return lab.settings.state.lock(lab.name, f"{verb} {lab.name}", waiting=waiting)
 
 
-def _by_provider(lab: Lab, topology: Topology) -> dict[Provider, list[str]]:
-    """Return the providers of a lab, each with the names of its nodes."""
-    makers: dict[Provider, list[str]] = {}
+def _unable(lab: Lab, topology: Topology) -> dict[str, list[str]]:
+    """Return the nodes whose providers have no snapshots, by provider."""
+    found: dict[str, list[str]] = {}
     for node in topology.nodes:
-        makers.setdefault(lab.settings.provider(topology.provider_of(node)), []).append(node)
-    return makers
+        maker = topology.provider_of(node)
+        if not lab.settings.provider(maker).snapshot_parts:
+            found.setdefault(maker, []).append(node)
+    return found
 
 
-def _whole(lab: Lab) -> dict[Provider, list[str]]:
-    """Return the providers of a lab whose nodes all run and can have snapshots."""
+def _whole(lab: Lab) -> Context:
+    """Return a lab whose nodes all run and can have snapshots."""
     lab.refuse_attached("saved or returned to a snapshot")
     context = lab.context()
-    makers = _by_provider(lab, context.topology)
-    _refuse_unable(context, makers)
+    _refuse_unable(lab, context.topology)
     if stopped := lab.stopped():
         raise LabError(
             f"{', '.join(stopped)} of lab {lab.name}: stopped by a fault",
@@ -159,22 +158,18 @@ def _whole(lab: Lab) -> dict[Provider, list[str]]:
             f"lab {lab.name} is incomplete: {', '.join(absent)} not running",
             hint=f"`testbed up -l {lab.name}` restores it",
         )
-    return makers
+    return context
 
 
-def _refuse_unable(context: Context, makers: Mapping[Provider, list[str]]) -> None:
+def _refuse_unable(lab: Lab, topology: Topology) -> None:
     """Raise UsageError for nodes whose provider has no snapshots."""
-    unable = [
-        f"{', '.join(nodes)} ({provider.name})"
-        for provider, nodes in makers.items()
-        if not provider.snapshot_parts
-    ]
+    unable = [f"{', '.join(nodes)} ({maker})" for maker, nodes in _unable(lab, topology).items()]
     if unable:
         raise UsageError(
-            f"lab {context.topology.name} has no snapshots: the provider of {'; '.join(unable)} "
-            "cannot save running processes",
-            hint=f"`testbed save {context.topology.name}` writes what was changed by hand as a "
-            f"topology file; {_able()}",
+            f"lab {lab.name} has no snapshots: the provider of {'; '.join(unable)} cannot save "
+            "running processes",
+            hint=f"`testbed save {lab.name}` writes what was changed by hand as a topology file; "
+            f"{_able()}",
         )
 
 
@@ -185,11 +180,10 @@ def _able() -> str:
     return f"labs with --provider {' or '.join(able) or '(none here)'} have snapshots"
 
 
-def _drop(lab: Lab, makers: Mapping[Provider, list[str]], some: Iterable[LabSnapshot]) -> None:
+def _drop(context: Context, some: Iterable[LabSnapshot]) -> None:
     for one in some:
-        for provider, nodes in makers.items():
-            if having := [node for node in nodes if node in one.nodes]:
-                provider.drop_snapshot(lab.name, having, one.name)
+        having = [node for node in context.topology.nodes if node in one.nodes]
+        context.provider.drop_snapshot(context.lab, having, one.name)
 
 
 def _named(lab: Lab, there: list[LabSnapshot], name: str) -> LabSnapshot:

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from testbed.errors import LabError, NoSuchService, TestbedError, UsageError
+from testbed.labs.lab import waits
 from testbed.labs.run import Watch
 from testbed.labs.status import expected_services
 from testbed.registry import ROLES
@@ -90,7 +91,7 @@ class Stopping:
         with self._held(f"stop {text}") as context:
             target = self._target(context, text)
             before = _running(context, target)
-            self._remember(add=[target.text])
+            _remember(self._lab, add=[target.text])
             lines = self._told(target, self._stop(context, target))
             return self._act(context, target, lines, before)
 
@@ -104,7 +105,7 @@ class Stopping:
             _refuse_early(context, target)
             if target.kind != "node":
                 lines = self._told(target, self._start(target))
-                self._remember(remove=[target.text])
+                _remember(self._lab, remove=[target.text])
                 return Act(target.text, target.kind, changed=bool(lines), lines=lines)
             if target.node in context.nodes:
                 return Act(target.text, target.kind, changed=False)
@@ -119,7 +120,7 @@ class Stopping:
             lines = self._told(target, self._stop(context, target))
             if target.kind != "node":
                 lines += self._told(target, self._start(target))
-                self._remember(remove=[target.text])
+                _remember(self._lab, remove=[target.text])
                 return self._act(context, target, lines, before)
         return self._create(target, lines)
 
@@ -142,11 +143,9 @@ class Stopping:
 
     @contextlib.contextmanager
     def _held(self, purpose: str) -> Iterator[Context]:
-        def waiting(holder: str) -> None:
-            self._watch.words(f"waiting for {holder or 'another testbed'}")
-
         self._lab.refuse_attached("stopped or started")
-        with self._lab.settings.state.lock(self._lab.name, purpose, waiting=waiting):
+        state = self._lab.settings.state
+        with state.lock(self._lab.name, purpose, waiting=waits(self._watch)):
             yield self._lab.remains()
 
     def _target(self, context: Context, text: str) -> _Target:
@@ -242,13 +241,37 @@ class Stopping:
         more = self._told(target, iter([words]))
         return Act(target.text, target.kind, changed=True, lines=[*lines, *more])
 
-    # -- the record -------------------------------------------------------
 
-    def _remember(self, *, add: Sequence[str] = (), remove: Sequence[str] = ()) -> None:
-        record = self._lab.record()
-        stopped = sorted({*record.stopped, *add} - {*remove})
-        if stopped != record.stopped:
-            self._lab.settings.state.write(replace(record, stopped=stopped))
+def forget_running(lab: Lab) -> None:
+    """Remove from the record of a lab what runs again, though it was stopped by hand.
+
+    The caller holds the lock of the lab.
+    """
+    if by_hand := lab.record().stopped:
+        context = lab.context()
+        _remember(lab, remove=[one for one in by_hand if _runs_again(context, one)])
+
+
+def _remember(lab: Lab, *, add: Sequence[str] = (), remove: Sequence[str] = ()) -> None:
+    record = lab.record()
+    stopped = sorted({*record.stopped, *add} - {*remove})
+    if stopped != record.stopped:
+        lab.settings.state.write(replace(record, stopped=stopped))
+
+
+def _runs_again(context: Context, text: str) -> bool:
+    """Tell whether a node, a service or a container runs, as far as its node tells it."""
+    node, slash, name = text.partition("/")
+    machine = context.nodes.get(node)
+    if machine is None or not slash:
+        return machine is not None
+    if name in machine.services():
+        return _is_alive(context, text)
+    for control in _controls(context, machine):
+        with contextlib.suppress(TestbedError):
+            if _runs(control.states().get(name, "")):
+                return True
+    return False
 
 
 def _refuse_early(context: Context, target: _Target) -> None:

@@ -854,6 +854,14 @@ class Provider(ABC):
         """Remove a snapshot from running nodes.  Raises the errors of :meth:`snapshot`."""
         self.snapshot(lab, nodes, name)
 
+    def recover(self, lab: str, nodes: Collection[str]) -> list[str]:
+        """Continue running nodes that a killed :meth:`snapshot` or :meth:`revert` left halted.
+
+        Return their names. Paused nodes stay so. The caller holds the lock of the lab.
+        """
+        del lab, nodes
+        return []
+
     def snapshots(self, lab: str) -> dict[str, list[Snapshot]]:
         """Return the snapshots of the running nodes of a lab, by node, the oldest first."""
         del lab

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from testbed.errors import TestbedError
 from testbed.nodes.base import Node, NodeSpec, Provider
 
 if TYPE_CHECKING:
@@ -113,8 +115,11 @@ class MixedProvider(Provider):
         self._maker(node).resume(lab, node)
 
     def snapshot(self, lab: str, nodes: Collection[str], name: str) -> None:
-        for member, mine in self._makers(nodes):
-            member.snapshot(lab, mine, name)
+        with contextlib.ExitStack() as undone:
+            for member, mine in self._makers(nodes):
+                member.snapshot(lab, mine, name)
+                undone.callback(_drop, member, lab, mine, name)
+            undone.pop_all()
 
     def revert(self, lab: str, nodes: Collection[str], name: str) -> None:
         for member, mine in self._makers(nodes):
@@ -129,6 +134,9 @@ class MixedProvider(Provider):
             node: kept for member in self._members for node, kept in member.snapshots(lab).items()
         }
 
+    def recover(self, lab: str, nodes: Collection[str]) -> list[str]:
+        return [one for member, mine in self._makers(nodes) for one in member.recover(lab, mine)]
+
     def _makers(self, nodes: Collection[str]) -> Iterator[tuple[Provider, list[str]]]:
         for member in self._members:
             if mine := [name for name in nodes if self._maker(name) is member]:
@@ -136,3 +144,9 @@ class MixedProvider(Provider):
 
     def paused(self, lab: str) -> list[str]:
         return sorted({name for member in self._members for name in member.paused(lab)})
+
+
+def _drop(provider: Provider, lab: str, nodes: Collection[str], name: str) -> None:
+    """Remove a snapshot that other nodes could not take, if possible."""
+    with contextlib.suppress(TestbedError):
+        provider.drop_snapshot(lab, nodes, name)

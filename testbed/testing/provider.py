@@ -602,6 +602,7 @@ class FleetContract(Contract):
                 with pytest.raises(MachineError):
                     act("contract", ["node1"], "first")
             assert provider.snapshots("contract") == {}
+            assert provider.recover("contract", ["node1"]) == []
             return
         nodes = [node.name, provider.create_one("contract", spec("node2")).name]
         node.put(b"before", "/run/state")
@@ -622,6 +623,7 @@ class FleetContract(Contract):
         provider.revert("contract", nodes, "second")
         assert node.get("/run/state") == b"after"
         provider.drop_snapshot("contract", nodes, "first")
+        assert there.recover("contract", nodes) == [], "they go on already"
         kept = there.snapshots("contract")
         assert sorted(kept) == nodes
         assert all([one.name for one in some] == ["second"] for some in kept.values())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 from test_fake_provider import TestContract as FakeContract
@@ -16,6 +16,9 @@ from testbed.nodes.wiring import Difference
 from testbed.testing.fakes import teach
 from testbed.testing.provider import TWO, ProviderContract, spec
 from testbed.topology import Topology, load_text
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 
 def mixed(machine: FakeMachine, odd: str = "qemu") -> MixedProvider:
@@ -110,6 +113,23 @@ def test_all_of_a_lab_goes(machine: FakeMachine, topology: Topology) -> None:
     provider = made(machine, topology)
     provider.destroy("contract")
     assert (machine.nodes, machine.fabrics) == ({}, {})
+
+
+def test_a_snapshot_that_one_cannot_take_none_has(
+    machine: FakeMachine, topology: Topology, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    provider = made(machine, topology)
+    take = FakeProvider.snapshot
+
+    def of_the_first(self: FakeProvider, lab: str, nodes: Collection[str], name: str) -> None:
+        if self.name != "netns":
+            raise LabError("no room")
+        take(self, lab, nodes, name)
+
+    monkeypatch.setattr(FakeProvider, "snapshot", of_the_first)
+    with pytest.raises(LabError, match="no room"):
+        provider.snapshot("contract", [*topology.nodes], "x")
+    assert not any(provider.snapshots("contract").values())
 
 
 def test_a_failure_is_the_makers(machine: FakeMachine, topology: Topology) -> None:

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -24,11 +24,11 @@ from testbed.nodes.inside import LAST_LINES
 from testbed.nodes.netns import find
 from testbed.nodes.netns.node import NetnsNode
 from testbed.nodes.netns.provider import NetnsProvider
-from testbed.nodes.qemu import cell, identity, machine, snapshot
+from testbed.nodes.qemu import cell, identity, machine, snapshot, states
 from testbed.nodes.qemu.command import MEMORY, Hardware, command
 from testbed.nodes.qemu.machine import Parts
 from testbed.nodes.qemu.provider import QemuProvider
-from testbed.nodes.qemu.qmp import Monitor
+from testbed.nodes.qemu.qmp import JOB, Monitor
 from testbed.nodes.qemu.snapshot import Snapshot
 from testbed.process import run
 from testbed.testing.fakes import FakeStore
@@ -284,6 +284,36 @@ def test_a_refusal_is_an_error_in_qemus_words(qemu: FakeQemu) -> None:
     qemu.answers["cont"] = [{"error": {"desc": "not now"}}]
     with Monitor(qemu.path) as monitor, pytest.raises(LabError, match="cont: not now"):
         monitor.do("cont")
+
+
+def test_a_job_of_a_killed_testbed_does_not_stop_the_next(qemu: FakeQemu) -> None:
+    old, running, done = (
+        {"return": jobs}
+        for jobs in (
+            [{"id": JOB, "status": "concluded"}],
+            [{"id": JOB, "status": "running"}],
+            [{"id": JOB, "status": "concluded", "error": "no room"}],
+        )
+    )
+    qemu.answers["query-jobs"] = [old, running, done]
+    with Monitor(qemu.path) as monitor, pytest.raises(LabError, match="no room"):
+        monitor.job("snapshot-save", 60, tag="x")
+    assert qemu.asked[1:] == [
+        "query-jobs", "job-dismiss", "snapshot-save", "query-jobs", "query-jobs", "job-dismiss",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("state", "continued"),
+    [("running", False), ("paused", True), ("restore-vm", True), ("internal-error", False)],
+)
+def test_a_machine_that_was_left_halted_goes_on(
+    qemu: FakeQemu, monkeypatch: pytest.MonkeyPatch, state: str, *, continued: bool
+) -> None:
+    monkeypatch.setattr(states, "monitor_of", lambda _cell: Monitor(qemu.path))
+    qemu.answers["query-status"] = [{"return": {"status": state}}]
+    assert states.proceed(cast("NetnsNode", None)) is continued
+    assert ("cont" in qemu.asked) is continued
 
 
 def test_saving_stops_the_machine_first_and_waits_for_the_end(qemu: FakeQemu) -> None:

@@ -13,11 +13,15 @@ from testbed.cli import common
 from testbed.errors import LabError
 from testbed.labs import snapshots
 from testbed.labs.lab import Lab
-from testbed.nodes.base import Provider
+from testbed.labs.run import Watch
+from testbed.labs.stopping import Stopping
+from testbed.nodes.base import Provider, Service
 from testbed.nodes.fake import FakeProvider
 from testbed.topology import load_text
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from testbed.testing.fakes import Bench
 
 TEXT = """\
@@ -128,6 +132,39 @@ def test_a_lab_that_is_not_whole_is_refused(lab: Lab, bench: Bench) -> None:
     for act in (snapshots.take, snapshots.restore):
         with pytest.raises(LabError, match="b not running"):
             act(lab)
+
+
+def test_what_runs_again_is_no_longer_stopped_by_hand(lab: Lab) -> None:
+    for name in ("web", "db"):
+        lab.node("a").start(Service(name, ("sleep", "9")))
+    Stopping(lab).stop("a/db")
+    snapshots.take(lab, "x")
+    Stopping(lab).stop("a/web")
+    assert lab.record().stopped == ["a/db", "a/web"]
+    snapshots.restore(lab, "x")
+    assert lab.node("a").services()["web"].state == "ready"
+    assert lab.record().stopped == ["a/db"]
+
+
+def test_up_continues_what_a_killed_snapshot_has_halted(
+    lab: Lab, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+    told: list[str] = []
+
+    def recover(_self: FakeProvider, lab: str, nodes: Collection[str]) -> list[str]:
+        assert lab == "two"
+        asked.append([*nodes])
+        return ["b"]
+
+    monkeypatch.setattr(FakeProvider, "recover", recover)
+    lab.up(load_text(TEXT, "two.yaml"), watch=Watch(words=told.append))
+    assert asked == [["a", "b"]]
+    assert any("continued b" in words for words in told)
+    bench.forget()
+    lab.down()
+    lab.up(load_text(TEXT, "two.yaml"))
+    assert asked[1:] == [], "a new lab has no nodes to continue"
 
 
 @pytest.mark.usefixtures("lab")

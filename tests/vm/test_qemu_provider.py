@@ -25,6 +25,7 @@ from testbed.nodes.netns.provider import NetnsProvider
 from testbed.nodes.qemu import cell as cells
 from testbed.nodes.qemu import machine as machines
 from testbed.nodes.qemu.command import Hardware
+from testbed.nodes.qemu.provider import QemuProvider
 from testbed.process import run
 from testbed.testing.machine import LAB, Pair, two_machines
 from testbed.testing.provider import TWO, FleetContract, spec, until
@@ -33,7 +34,6 @@ from testbed.topology import load_text
 if TYPE_CHECKING:
     from testbed.nodes.base import Provider
     from testbed.nodes.netns.node import NetnsNode
-    from testbed.nodes.qemu.provider import QemuProvider
 
 
 @pytest.fixture
@@ -294,3 +294,14 @@ class TestSnapshots:
         monkeypatch.setattr("testbed.memory.available", lambda: 1 << 20)
         with pytest.raises(MachineError, match="memory"):
             provider.snapshot(LAB, names, "other")
+
+    def test_a_machine_that_a_killed_snapshot_has_halted_goes_on(self, pair: Pair) -> None:
+        provider, nodes = pair
+        names = [one.name for one in nodes]
+        assert isinstance(provider, QemuProvider)
+        assert provider.recover(LAB, names) == []
+        with machines.monitor_of(provider.cells.found(LAB)[names[0]]) as monitor:
+            monitor.do("stop")
+        assert provider.recover(LAB, names) == names[:1]
+        for one in nodes:
+            one.run(["true"])

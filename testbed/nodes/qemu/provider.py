@@ -216,6 +216,16 @@ class QemuProvider(OneByOne, CellProvider):
 
         states.drop(self._running(lab, nodes), name)
 
+    def recover(self, lab: str, nodes: Collection[str]) -> list[str]:
+        from testbed.nodes.qemu import states
+
+        there = self.cells.found(lab)  # a name may be that of another provider's node
+        cells = {name: there[name] for name in nodes if name in there}
+        continued = [name for name, cell in cells.items() if states.proceed(cell)]
+        for name in continued:
+            states.refresh(self._reach(cells[name]))
+        return continued
+
     def snapshots(self, lab: str) -> dict[str, list[Snapshot]]:
         from testbed.nodes.qemu import states
 

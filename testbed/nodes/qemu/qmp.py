@@ -79,6 +79,8 @@ class Monitor:
 
         Raises LabError with the job's reason if it fails, TimeoutExpired.
         """
+        if any((one["id"], one["status"]) == (JOB, "concluded") for one in self.do("query-jobs")):
+            self.do("job-dismiss", id=JOB)  # that of a testbed that was killed
         self.do(command, **{"job-id": JOB, **arguments})
         ended: dict[str, Any] = {}
 

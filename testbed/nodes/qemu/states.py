@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from testbed.nodes.ssh.node import SshNode
 
 SECONDS = 600.0  # for one machine, on a busy processor
+#: States (query-status) of a machine that was stopped, is saved, or was returned to a snapshot.
+HALTED = ("paused", "save-vm", "restore-vm")
 
 
 def save(cells: Mapping[str, NetnsNode], name: str) -> None:
@@ -53,6 +55,18 @@ def drop(cells: Mapping[str, NetnsNode], name: str) -> None:
     for cell in cells.values():
         with monitor_of(cell) as monitor:
             _job(monitor, "snapshot-delete", name)
+
+
+def proceed(cell: NetnsNode) -> bool:
+    """Continue a machine that a killed :func:`save` or :func:`load` left halted.
+
+    Return False if it was running.
+    """
+    with monitor_of(cell) as monitor:
+        if monitor.do("query-status")["status"] not in HALTED:
+            return False
+        monitor.do("cont")
+    return True
 
 
 def of_machine(cell: NetnsNode) -> list[Snapshot]:
