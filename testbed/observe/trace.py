@@ -51,7 +51,7 @@ NFULA_PAYLOAD, NFULA_PREFIX, NFULA_HWHEADER = 9, 10, 16
 
 #: linux/netfilter/nf_tables.h, enum nft_trace_attributes and nft_trace_types.
 NFTA_TABLE, NFTA_CHAIN, NFTA_RULE_HANDLE, NFTA_TYPE, NFTA_ID = 1, 2, 3, 4, 6
-NFTA_VERDICT, NFTA_MARK, NFTA_FAMILY, NFTA_POLICY = 5, 14, 15, 16
+NFTA_VERDICT, NFTA_MARK, NFTA_POLICY = 5, 14, 16
 NFTA_ALWAYS = (NFTA_TABLE, NFTA_CHAIN, NFTA_TYPE, NFTA_ID)
 VERDICT_CODE, VERDICT_CHAIN = 1, 2  # enum nft_verdict_attributes
 #: enum nft_verdicts, and linux/netfilter.h.
@@ -108,8 +108,8 @@ class TraceEvent:
     ``number`` is the entry's number within its chain, from 1, as
     iptables-legacy counts; nftables has a ``handle`` instead, and an
     ``id`` for the packet, which it shows (``seen``) once in each base chain.
-    ``verdict`` ("accept", "drop", "jump X", ...), the table's ``family`` and the packet's
-    ``mark`` are what nftables adds.
+    ``family`` is that of the table: "inet" also where the packet is of IPv4. nftables adds
+    ``verdict`` ("accept", "drop", "jump X", ...) and the packet's ``mark``.
     """
 
     table: str
@@ -252,7 +252,10 @@ def legacy_event(seen: Logged) -> TraceEvent | None:
     chain, kind, number = ["", "", *rest.rsplit(":", 2)][-3:]
     if kind not in KINDS.values() or not number.isdecimal():
         raise LabError(f"a trace event of an unknown kind: {seen.prefix!r}")
-    return TraceEvent(table, chain, cast("Kind", kind), number=int(number), seen=seen)
+    family = "ip6" if seen.packet is not None and ":" in seen.packet.src else "ip"
+    return TraceEvent(
+        table, chain, cast("Kind", kind), number=int(number), seen=seen, family=family
+    )
 
 
 def legacy_events(packets: Iterable[Packet], names: Mapping[int, str]) -> list[TraceEvent]:
@@ -273,12 +276,14 @@ def nft_events(messages: bytes, names: Mapping[int, str]) -> list[TraceEvent]:
             raise LabError(f"a netlink message of {length} octets at {at} of {len(messages)}")
         if kind == TRACE_MESSAGE:
             body = messages[at + NLMSGHDR + NFGENMSG : at + length]
-            found.append(_nft_event(dict(attributes(body)), names))
+            # The header has the family of the table (net/netfilter/nf_tables_trace.c).
+            family = FAMILIES.get(_number(messages[at + NLMSGHDR : at + NLMSGHDR + 1]), "")
+            found.append(_nft_event(dict(attributes(body)), family, names))
         at += (length + 3) & ~3
     return found
 
 
-def _nft_event(values: Mapping[int, bytes], names: Mapping[int, str]) -> TraceEvent:
+def _nft_event(values: Mapping[int, bytes], family: str, names: Mapping[int, str]) -> TraceEvent:
     missing = [kind for kind in NFTA_ALWAYS if kind not in values]
     if missing or _number(values[NFTA_TYPE]) not in KINDS:
         raise LabError(f"a trace event of nftables without {missing or 'a known kind'}")
@@ -289,7 +294,7 @@ def _nft_event(values: Mapping[int, bytes], names: Mapping[int, str]) -> TraceEv
         handle=_number(values.get(NFTA_RULE_HANDLE, b"")),
         id=_number(values[NFTA_ID]),
         verdict=_verdict(values),
-        family=FAMILIES.get(_number(values.get(NFTA_FAMILY, b"")), ""),
+        family=family,
         mark=_number(values.get(NFTA_MARK, b"")),
     )
     if NFTA_NETWORK_HEADER not in values:

@@ -62,15 +62,12 @@ class Ruleset:
     def chain(self, event: TraceEvent) -> Chain | None:
         """Return the chain of an event."""
         kept = self.legacy if event.number else self.nft
-        for family in (event.family, "ip", "ip6", "inet", "bridge", "arp", "netdev"):
-            if (found := kept.get((family, event.table, event.chain))) is not None:
-                return found
-        return None
+        return kept.get((event.family, event.table, event.chain))
 
     def rule(self, event: TraceEvent) -> Rule:
         """Return the rule, or the policy, that an event reports."""
         chain = self.chain(event)
-        family = chain.family if chain else event.family or "ip"
+        family = event.family or "ip"
         if event.kind == "policy":
             word = event.verdict or (chain.policy if chain is not None else "") or "accept"
             text = f"policy {word}"

@@ -157,6 +157,15 @@ def test_a_prefix_is_an_event(prefix: str, wanted: tuple[str, str, str, int]) ->
     assert (event.table, event.chain, event.kind, event.number) == wanted
 
 
+def test_an_event_of_iptables_legacy_has_the_family_of_its_packet() -> None:
+    ends = bytes(15) + b"\1" + bytes(15) + b"\2"
+    packet = struct.pack(">IHBB", 6 << 28, 0, 59, 64) + ends
+    names = [logged(record((9, one), (10, b"TRACE: raw:OUTPUT:rule:1 \0")), NAMES)
+             for one in (packet, reply())]  # fmt: skip
+    events = [legacy_event(one) for one in names]
+    assert [event and event.family for event in events] == ["ip6", "ip"]
+
+
 def test_other_prefixes_are_no_events() -> None:
     assert legacy_event(Logged(prefix="raw")) is None
     with pytest.raises(LabError, match="unknown kind"):
@@ -166,8 +175,8 @@ def test_other_prefixes_are_no_events() -> None:
 # -- nftables ---------------------------------------------------------------------
 
 
-def message(*pairs: tuple[int, bytes], kind: int = 10 << 8 | 17) -> bytes:
-    body = bytes((2, 0, 0, 0)) + attributes(*pairs)
+def message(*pairs: tuple[int, bytes], kind: int = 10 << 8 | 17, family: int = 2) -> bytes:
+    body = bytes((family, 0, 0, 0)) + attributes(*pairs)
     return struct.pack("=IHHII", 16 + len(body), kind, 0, 0, 0) + body
 
 
@@ -207,6 +216,12 @@ def test_a_policy_that_shows_nothing() -> None:
     (event,) = nft_events(step("PREROUTING", 1, table="raw"), NAMES)
     assert event == TraceEvent("raw", "PREROUTING", "policy", id=77, family="ip")
     assert str(event) == "raw:PREROUTING:policy"
+
+
+def test_the_family_is_that_of_the_table_not_of_the_packet() -> None:
+    pairs = [(15, number(2)), (4, number(1)), (6, number(7)), (2, b"input\0"), (1, b"filter\0")]
+    found = nft_events(b"".join(message(*pairs, family=one) for one in (1, 2, 7)), NAMES)
+    assert [event.family for event in found] == ["inet", "ip", "bridge"]
 
 
 def test_other_messages_are_left_out() -> None:

@@ -273,9 +273,9 @@ def test_a_trace_of_iptables_legacy_is_read_by_position() -> None:
         ("ip", "filter", "USER"): Chain("ip", "filter", "USER", texts=["-A USER -j RETURN"]),
     })  # fmt: skip
     events = [
-        TraceEvent("filter", "FORWARD", "rule", number=1, seen=shown),
-        TraceEvent("filter", "USER", "return", number=1, seen=shown),
-        TraceEvent("filter", "FORWARD", "policy", number=2, seen=shown),
+        TraceEvent("filter", "FORWARD", "rule", number=1, seen=shown, family="ip"),
+        TraceEvent("filter", "USER", "return", number=1, seen=shown, family="ip"),
+        TraceEvent("filter", "FORWARD", "policy", number=2, seen=shown, family="ip"),
     ]
     places = keyed(seen("node1", "", [link("docker0", 1)], [
         (20, "docker0", IN, frame(A, B, ip("10.1.0.2", "192.0.2.9", echo()))),

@@ -94,6 +94,23 @@ def test_a_rule_over_several_lines_is_one() -> None:
     assert chain.texts[1] == 'ip saddr 10.0.0.0/8 masquerade comment "# handle 3"'
 
 
+def test_tables_of_one_name_in_several_families_are_told_apart() -> None:
+    """Handles count from 1 in each table."""
+    tables = [
+        f"table {family} filter {{ # handle 1\n\tchain input {{ # handle 1\n"
+        f"\t\ttype filter hook input priority filter; policy accept;\n"
+        f"\t\tmeta mark {mark} accept # handle 2\n\t}}\n}}\n"
+        for family, mark in (("ip", 4), ("ip6", 6), ("inet", 1))
+    ]
+    found = parse(printed("".join(tables)))
+    assert [
+        found.rule(traced("filter", "input", 2, "accept", family=family)).text
+        for family in ("inet", "ip", "ip6")
+    ] == ["meta mark 1 accept", "meta mark 4 accept", "meta mark 6 accept"]
+    alone = parse(printed(tables[1]))
+    assert alone.rule(traced("filter", "input", 2, "accept")).text == ""
+
+
 def test_tables_of_walks_are_left_out() -> None:
     assert not [key for key in parse(printed(NFT)).nft if key[1].startswith("testbed")]
 
