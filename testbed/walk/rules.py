@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from testbed.walk.model import Rule
@@ -29,7 +31,6 @@ HOOK = re.compile(
     r"\t\ttype (\w+) hook (\w+) (?:devices? .* )?priority ([^;]+);(?: policy (\w+);)?"
 )
 HANDLE = re.compile(r" ?# handle (\d+)$")
-TARGET = re.compile(r" -[jg] (\S+)")
 #: Hooks of the built-in chains of iptables.
 BUILT_IN = {"PREROUTING": "prerouting", "INPUT": "input", "FORWARD": "forward",
             "OUTPUT": "output", "POSTROUTING": "postrouting"}  # fmt: skip
@@ -65,31 +66,43 @@ class Ruleset:
         return kept.get((event.family, event.table, event.chain))
 
     def rule(self, event: TraceEvent) -> Rule:
-        """Return the rule, or the policy, that an event reports."""
+        """Return the rule, or the policy, that an event reports.
+
+        Without a position it is the end of a chain, or a rule that is not in the list.
+        """
         chain = self.chain(event)
         family = event.family or "ip"
-        if event.kind == "policy":
-            word = event.verdict or (chain.policy if chain is not None else "") or "accept"
-            text = f"policy {word}"
+        texts = chain.texts if chain is not None else []
+        # iptables-legacy reports a rule without matches, such as "-A FORWARD -j DROP", as
+        # policy or return (get_chainname_rulenum, net/ipv4/netfilter/ip_tables.c).
+        is_listed = 0 < event.number <= len(texts)
+        if event.kind == "policy" and not is_listed:
+            word = event.verdict or (chain.policy if chain is not None else "")
+            text = f"policy {word}".rstrip()
             return Rule(family, event.table, event.chain, 0, text, text)
         position, text = 0, ""
-        if chain is not None and event.number:
+        if is_listed or (event.number and event.kind == "rule"):
             position = event.number
         elif chain is not None and event.handle in chain.handles:
             position = chain.handles.index(event.handle) + 1
-        if chain is not None and 0 < position <= len(chain.texts):
-            text = chain.texts[position - 1]
-        verdict = event.verdict
-        target = TARGET.search(text)
-        if target is not None and verdict in {"", "accept", "continue"}:
-            word = target[1]
+        if 0 < position <= len(texts):
+            text = texts[position - 1]
+        verdict, word = event.verdict, _target(text)
+        if word and verdict in {"", "accept", "continue"}:
             jumps = (family, event.table, word) in (self.legacy if event.number else self.nft)
             verdict = f"jump {word}" if jumps else VERDICTS.get(word, word)
-        elif target is not None and verdict == "drop" and target[1] == "REJECT":
+        elif word == "REJECT" and verdict == "drop":
             verdict = "REJECT"
         elif verdict in {"accept", "drop"} and (word := _statement(text)):
             verdict = word
         return Rule(family, event.table, event.chain, position, text, verdict)
+
+
+def _target(text: str) -> str:
+    """Return the target of a rule of iptables; "" without one, and for a rule of nftables."""
+    if not text.startswith("-A "):
+        return ""
+    return next((after for word, after in pairwise(shlex.split(text)) if word in {"-j", "-g"}), "")
 
 
 def _statement(text: str) -> str:

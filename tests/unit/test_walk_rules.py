@@ -108,7 +108,8 @@ def test_tables_of_one_name_in_several_families_are_told_apart() -> None:
         for family in ("inet", "ip", "ip6")
     ] == ["meta mark 1 accept", "meta mark 4 accept", "meta mark 6 accept"]
     alone = parse(printed(tables[1]))
-    assert alone.rule(traced("filter", "input", 2, "accept")).text == ""
+    gone = alone.rule(traced("filter", "input", 2, "accept"))
+    assert (gone.position, gone.text, gone.verdict) == (0, "", "accept")
 
 
 def test_tables_of_walks_are_left_out() -> None:
@@ -129,3 +130,28 @@ def test_rules_of_iptables_legacy_are_found_by_their_number() -> None:
     )] == ["jump USER", "accept", "LOG"]  # fmt: skip
     last = found.rule(traced("filter", "FORWARD", number=3, kind="policy"))
     assert last.verdict == "policy drop"
+    end = found.rule(traced("filter", "USER", number=2, kind="return"))
+    assert (end.position, end.text) == (0, "")
+
+
+def test_a_rule_of_iptables_legacy_without_matches_is_no_policy() -> None:
+    """The kernel reports it as policy or return (get_chainname_rulenum, ip_tables.c)."""
+    text = LEGACY.replace("-A FORWARD -j USER", "-A FORWARD -j DROP").replace("LOG", "DROP")
+    found = parse(printed(legacy=text.replace("FORWARD DROP", "FORWARD ACCEPT")))
+    rule = found.rule(traced("filter", "FORWARD", number=1, kind="policy"))
+    assert (rule.position, rule.text, rule.verdict) == (1, "-A FORWARD -j DROP", "drop")
+    rule = found.rule(traced("filter", "USER", number=1, kind="return"))
+    assert (rule.position, rule.text, rule.verdict) == (1, "-A USER -j DROP", "drop")
+
+
+def test_a_policy_that_was_not_listed_is_not_guessed() -> None:
+    rule = parse(printed()).rule(traced("filter", "FORWARD", number=3, kind="policy"))
+    assert rule.verdict == "policy"
+
+
+def test_a_target_is_not_looked_for_in_a_comment() -> None:
+    comment = '-m comment --comment "not -j ACCEPT"'
+    text = LEGACY.replace("-i docker0 -j ACCEPT", f"{comment} -j REJECT --reject-with tcp-reset")
+    assert (
+        parse(printed(legacy=text)).rule(traced("filter", "FORWARD", number=2)).verdict == "REJECT"
+    )
