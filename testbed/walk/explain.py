@@ -272,7 +272,8 @@ def _dropped(hops: Sequence[Hop]) -> Hop | None:
     if last is None or last.kind != "chain" or last.rules[-1].verdict not in DROPS:
         return None
     rule = last.rules[-1]
-    what = f"rule {rule.position}" if rule.position else "the policy"
+    what = f"rule {rule.position}" if rule.position else "a rule"
+    what = "the policy" if rule.verdict.startswith("policy") else what
     text = f"dropped by {what} of {rule.table} {rule.chain}"
     fact = Fact(text, last.facts[0].origin, last.facts[0].source)
     return Hop("end", last.spot, last.point, rules=(rule,), facts=(fact,))

@@ -92,6 +92,14 @@ class Visit:
         seen = next((one.seen for one in self.events if one.seen), None)
         return (seen.indev, seen.outdev) if seen else ("", "")
 
+    @property
+    def key(self) -> tuple[object, ...]:
+        """The chain, devices and addresses: a packet has each once between two devices."""
+        first, packet = self.events[0], self.packet
+        ends = (packet.src, packet.dst, packet.protocol) if packet else ()
+        kind = bool(first.number)  # of iptables-legacy
+        return (kind, first.family, first.table, first.chain, self.devices, ends)
+
 
 @dataclass(frozen=True, slots=True)
 class Trail:
@@ -309,6 +317,10 @@ def _other(visit: Visit, event: TraceEvent) -> bool:
     first, last = visit.events[0], visit.events[-1]
     if (first.table, visit.hook) != (event.table, BUILT_IN[event.chain]) or last.kind == "policy":
         return True
+    # A packet passes the rules of a chain in their order: this is another packet.
+    latest = max(one.number for one in visit.events if one.chain == event.chain)
+    if event.number <= latest or first.family != event.family:
+        return True
     a, b = first.seen, event.seen
     return a is not None and b is not None and (a.indev, a.outdev) != (b.indev, b.outdev)
 
@@ -336,6 +348,11 @@ def _priority(text: str) -> int:
     return number
 
 
+def _rank(hook: str) -> int:
+    """Return the place of a hook in :data:`HOOKS`; one that is not known is the last."""
+    return HOOKS.index(hook) if hook in HOOKS else len(HOOKS)
+
+
 class Visits:
     """The visits of a namespace that are still to be placed on a trail."""
 
@@ -353,23 +370,25 @@ class Visits:
         """Return and remove the visits between two sightings, the latter in their order."""
         taken: list[Visit] = []
         for one in self._left:
-            if self._fits(one, before, after):
+            if self._fits(one, before, after) and not _is_again(one, taken):
                 taken.append(one)
             elif taken:
                 break
         self._left = [one for one in self._left if all(one is not other for other in taken)]
         order = {id(one): number for number, one in enumerate(taken)}
         if len({bool(one.events[0].number) for one in taken}) > 1:  # iptables of both kinds
-            taken.sort(key=lambda one: (HOOKS.index(one.hook), one.priority, order[id(one)]))
+            taken.sort(key=lambda one: (_rank(one.hook), one.priority, order[id(one)]))
         return taken
 
     def rest(self) -> list[Visit]:
-        """Return the visits of the request itself that are left."""
-        return [
-            one
-            for one in self._left
-            if one.packet is not None and self._signature.tell(one.packet) is not None
-        ]
+        """Return the visits of the request's first packet that are left."""
+        found: list[Visit] = []
+        for one in self._left:
+            if one.packet is not None and self._signature.tell(one.packet) is not None:
+                if _is_again(one, found):
+                    break
+                found.append(one)
+        return found
 
     def _fits(self, visit: Visit, before: Sighting | None, after: Sighting | None) -> bool:
         into, out = visit.devices
@@ -395,6 +414,11 @@ class Visits:
 
     def _meets(self, device: str, one: Sighting) -> bool:
         return device in {one.device, self._seen.master(one.device), ""}
+
+
+def _is_again(visit: Visit, before: Sequence[Visit]) -> bool:
+    """Tell whether a visit is that of a packet that was sent again (IPv6 has no id of packets)."""
+    return any(visit.key == one.key for one in before)
 
 
 def _is_layer(packet: Packet, one: Sighting) -> bool:
@@ -566,19 +590,23 @@ def _chain_hop(seen: Seen, visit: Visit) -> Hop:
     rules = tuple(
         rule
         for rule, event in ((seen.rules.rule(one), one) for one in visit.events)
-        if event.kind == "policy" or rule.position
+        if event.kind == "policy" or rule.position or event.handle
     )
     packet = visit.packet
     shown = None
     if packet is not None:
         shown = replace(view([packet], [], first.mark), frame=b"", length=0)
     source = "nftables' trace" if not first.number else "trace of iptables-legacy"
-    facts = (Fact(f"hook {visit.hook}, priority {visit.priority}", "seen", source),)
+    facts = [Fact(f"hook {visit.hook}, priority {visit.priority}", "seen", source)]
+    if seen.rules.has_nft and any(event.handle and not seen.rules.rule(event).position
+                                  for event in visit.events):  # fmt: skip
+        text = "a rule is no longer in the list: its text is not known"
+        facts.append(Fact(text, "asked", "nft -a list ruleset"))
     family = seen.rules.rule(first).family
     base = Rule(family, first.table, first.chain, 0, "", "")
     if not rules or (rules[0].table, rules[0].chain) != (base.table, base.chain):
         rules = (base, *rules)
-    return Hop("chain", seen.spot(), visit.hook, None, shown, (), rules, facts)
+    return Hop("chain", seen.spot(), visit.hook, None, shown, (), rules, tuple(facts))
 
 
 def _flow(one: View) -> tuple[str, str, int, int]:

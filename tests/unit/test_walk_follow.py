@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -284,6 +285,65 @@ def test_a_trace_of_iptables_legacy_is_read_by_position() -> None:
     assert [(rule.chain, rule.position, rule.verdict) for rule in last.rules] == [
         ("FORWARD", 1, "jump USER"), ("USER", 1, "return"), ("FORWARD", 0, "policy drop"),
     ]  # fmt: skip
+
+
+def test_a_packet_that_is_sent_again_is_told_from_the_first() -> None:
+    """IPv6 has no id of packets, and a dropped packet leaves no frame after the chain."""
+    syn = ip("fd00::2", "fd01::3", tcp(seq=NUMBER), protocol=6)
+    events = [
+        replace(event("filter", "FORWARD", handle, verdict, packet, ident, "eth0", "eth1"),
+                family="ip6")
+        for ident in (1, 2)
+        for handle, verdict, packet in ((6, "continue", syn), (7, "drop", b""))
+    ]  # fmt: skip
+    chain = Chain("ip6", "filter", "FORWARD", "forward", "filter", "filter", "accept", [6, 7],
+                  ["ct state established accept", "drop"])  # fmt: skip
+    rules = Ruleset({("ip6", "filter", "FORWARD"): chain})
+    signature = Signature("tcp", 6, NUMBER, 61234)
+    places = keyed(seen("r", "", [link("eth0", 1)], [
+        (10, "eth0", IN, frame(A, B, syn)), (1000, "eth0", IN, frame(A, B, syn)),
+    ], signature, events=events, rules=rules))  # fmt: skip
+    found = trail("there", places, None, None)
+    assert found.copies == 1
+    labels = [hop.label for hop in hops(found, places, signature, 0)]
+    assert labels.count("filter FORWARD") == 1
+    nowhere = {("r", ""): replace(places["r", ""], sightings=())}
+    alone = hops(Trail("there", ()), nowhere, signature, 0, origin=("r", ""))
+    assert [hop.label for hop in alone].count("filter FORWARD") == 1
+
+
+def test_a_trace_of_iptables_legacy_tells_packets_apart_by_their_order() -> None:
+    packet = decode(ip("10.1.0.2", "192.0.2.9", echo()), 101)
+    shown = Logged(indev="docker0", outdev="eth0", packet=packet)
+    events = [TraceEvent("filter", "FORWARD", "rule", number=number, seen=shown, family="ip")
+              for number in (1, 3, 1, 3)]  # fmt: skip
+    found = visits(seen("node1", "", [], [], events=events))
+    assert [[one.number for one in visit.events] for visit in found] == [[1, 3], [1, 3]]
+
+
+def test_a_rule_that_is_no_longer_there_is_not_left_out() -> None:
+    packet = ip("10.1.0.2", "192.0.2.9", echo())
+    events = [event("filter", "FORWARD", 99, "drop", packet, 3, "docker0", "eth0")]
+    places = keyed(seen("node1", "", [link("docker0", 1)], [
+        (20, "docker0", IN, frame(A, B, packet)),
+    ], events=events, rules=Ruleset(RULES.nft, has_nft=True)))  # fmt: skip
+    last = made(trail("there", places, None, None), places)[-1]
+    assert (last.rules[-1].position, last.rules[-1].verdict) == (0, "drop")
+    assert [fact.origin for fact in last.facts] == ["seen", "asked"]
+
+
+def test_traces_of_both_kinds_may_have_unknown_chains() -> None:
+    packet = ip("10.1.0.2", "192.0.2.9", echo())
+    shown = Logged(indev="docker0", packet=decode(packet, 101))
+    events = [
+        event("own", "mine", 3, "accept", packet, 3, "docker0"),
+        TraceEvent("raw", "PREROUTING", "policy", number=1, seen=shown, family="ip"),
+    ]
+    places = keyed(seen("node1", "", [link("docker0", 1)], [
+        (20, "docker0", IN, frame(A, B, packet)),
+    ], events=events))  # fmt: skip
+    labels = [hop.label for hop in made(trail("there", places, None, None), places)]
+    assert {"raw PREROUTING", "own mine"} <= {*labels}
 
 
 # -- recognising the request -------------------------------------------------------
