@@ -626,12 +626,18 @@ class Store:
         return next(bringing, None) if parts else self._inventory.programs.get(name)
 
     def _brought_by(self, part: str) -> Collection[str]:
-        """Return the names of the programs of a part."""
+        """Return the names of the programs of a part.  Raises ArtifactError for a lost folder."""
         if not is_place(part):
             return self._inventory.brought_by(part)
         place = Path(part)
         self._places[place.resolve()] = None
-        return sorted(one.name for one in place.iterdir() if os.access(one, os.X_OK))
+        try:
+            return sorted(one.name for one in place.iterdir() if os.access(one, os.X_OK))
+        except OSError as error:
+            raise ArtifactError(
+                f"cannot read the folder of programs {part}: {error.strerror}",
+                hint="put it back, or name another one in the topology file",
+            ) from error
 
     def _how(self, names: Sequence[str], section: str) -> str:
         """Return a hint for adding artifacts or images: lines for the configuration file."""

@@ -151,6 +151,7 @@ def test_layers_are_folders(tmp_path: Path, marks: dict[str, object]) -> None:
     assert environment(work.into) == {"PATH": "/opt", "A": "b=c"}
     assert tree.whole(work.into)
     assert not tree.whole(tmp_path)
+    assert stat.S_IMODE(work.into.stat().st_mode) == 0o700, "setuid programs are root's alone"
 
 
 def test_other_marks_of_a_layer_go(tmp_path: Path, marks: dict[str, object]) -> None:

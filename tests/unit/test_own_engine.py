@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from testbed.artifacts import Store
-from testbed.errors import TopologyError
+from testbed.errors import ArtifactError, TopologyError
 from testbed.nodes.engine import OF_A_FOLDER, number_of, parts_of, program, version_of
 from testbed.registry import ROLES
 from testbed.roles.docker.section import engine_of
@@ -68,6 +68,16 @@ def test_its_programs_come_first(tmp_path: Path) -> None:
     assert folder in store.folders, "nodes see it, wherever it is"
     assert store.packages(release) == {}
     assert parts_of(release)[-1] == "docker", "helpers that it lacks are Debian's"
+
+
+def test_a_folder_that_is_gone_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").touch()
+    store = Store(tmp_path / "cache", config=tmp_path / "config.toml")
+    parts = parts_of(str(tmp_path / "gone"))
+    for act in (lambda: store.binary("dockerd", *parts), lambda: store.path_dirs(*parts)):
+        with pytest.raises(ArtifactError, match="gone") as caught:
+            act()
+        assert caught.value.hint
 
 
 def test_its_version_is_that_of_the_daemon(bench: Bench, tmp_path: Path) -> None:
