@@ -74,7 +74,7 @@ def _check_settings(a: Node) -> None:
 
 
 def spoil_and_mend(lab: Lab) -> None:
-    """What is lost on a node is shown, and the next `up` restores it."""
+    """Lose settings of a node: `status` shows each, and the next `up` restores it."""
     node = lab.context().node("a")
     lines = ("link set dev up0 mtu 1300", "route del 10.9.0.0/16", "rule del from 10.1.0.12")
     node.run(["ip", "-batch", "-"], input="\n".join(lines).encode())

@@ -10,9 +10,9 @@ from testbed.requirement import need_root
 
 HELP = """Save the state of a running lab, to return to it with `testbed restore`.
 
-For virtual machines of QEMU: the memory with all running processes, and the disk, of all
+Of virtual machines, the memory with all running processes and the disk are saved, of all
 nodes at the same moment. Not saved are parts outside of the machines, such as active
-faults of links, and the topology file. Processes of namespace nodes and containers cannot
+faults of links, and the topology file. Processes of nodes on this machine's kernel cannot
 be saved: a lab with such nodes is refused. `testbed save` writes its configuration.
 
 Snapshots are a part of the running lab: `testbed down` removes them, and so does the `up`

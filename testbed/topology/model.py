@@ -189,12 +189,12 @@ class Node(Block):
         "environment": "write env",
         "exec": "write run: [COMMAND]",
         "interfaces": "write networks: {NETWORK: {name: NAME}}, or links beside nodes",
-        "kind": "write roles; containerlab's kinds are for a .clab.yml, which `testbed up` reads",
+        "kind": "write roles; kinds are for other tools' files, which `testbed up` reads, too",
         "links": "write links beside nodes",
         "mgmt-ipv4": "write networks: {NETWORK: ADDRESS}",
         "ports": NO_PORTS,
         "publish": NO_PORTS,
-        "startup-config": "write frr: {config: FILE}, or files: {PATH: FILE}",
+        "startup-config": "write files: {PATH: FILE}, or ROLE: {config: FILE} for a router's role",
         "volumes": "write binds",
     }
 

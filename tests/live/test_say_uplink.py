@@ -57,7 +57,7 @@ class Bed:
         return json.loads(self(*words, "--json").stdout)
 
     def get(self, node: str, place: str) -> str:
-        """What a node gets from a web server; the error of curl in words otherwise."""
+        """Return the page that a node gets from a web server, or the words of curl's error."""
         got = self("exec", node, "curl", "-sS", "-m", "20", f"http://{place}/")
         return got.stdout or got.stderr
 
@@ -103,7 +103,7 @@ def bed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bed]:
 
 
 def _machine(place: Outside) -> list[str]:
-    """What a lab could change of the network that it leaves by."""
+    """Return the settings that a lab could change of the network that it leaves by."""
     commands = ("ip -j -d address", "ip rule", "ip route show table all", "nft list ruleset",
                 "sysctl -a --pattern ^net[.](ipv4[.](ip_forward|conf|ping)|bridge)")  # fmt: skip
     return [place.run(words.split()).stdout for words in commands]

@@ -70,7 +70,7 @@ def seen(frame: bytes, link: int = LINK_ETHERNET) -> Seen:
 
 
 def accepts(steps: list[Step], frame: bytes, hardware: int = 1) -> bool:
-    """What a filter says of a packet, by the instructions of bpf(4) that tcpdump uses."""
+    """Return a filter's answer for a packet, by the instructions of bpf(4) that tcpdump uses."""
     a = x = 0
     memory = [0] * 16
     at = 0

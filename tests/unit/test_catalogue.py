@@ -115,7 +115,7 @@ def features_of_shipped_labs() -> list[set[str]]:
 
 
 def test_a_feature_that_a_lab_has_is_a_word_of_the_catalogue(tmp_path: Path) -> None:
-    """What only a recipe of the cookbook has is for claims of others."""
+    """A feature that only a recipe of the cookbook has is for the claims of users."""
     had = set().union(*features_of_shipped_labs())
     for recipe in recipes():
         had |= pytest_checks.features(load(recipe.write(tmp_path)))

@@ -106,7 +106,7 @@ def archive(path: Path, layers: Sequence[bytes], env: Sequence[str] = ()) -> Pat
 
 @pytest.fixture
 def marks(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
-    """What only root may make, as it is asked for."""
+    """The devices and attributes that only root may make, as they are asked for."""
     found: dict[str, object] = {}
 
     def mknod(path: Path, mode: int, device: int) -> None:

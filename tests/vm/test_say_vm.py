@@ -74,7 +74,7 @@ def test_a_machine_can_have_interfaces_of_vlans(lab: Lab) -> None:
 
 
 def test_a_kernel_with_vlans_does_what_the_bridge_is_told(lab: Lab) -> None:
-    """What testbed gives the bridges of its fabric, in a machine whose kernel has the filter."""
+    """The commands for the bridges of the fabric, in a machine whose kernel has the filter."""
     node = lab.context().node("b")
     node.run(["sh", "-c", SWITCH, "sh", *PORTS])
     (trial,) = (one.try_it for one in kernel.FEATURES if one.name == "bridge vlan")

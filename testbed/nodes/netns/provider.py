@@ -269,7 +269,7 @@ class NetnsProvider(OneByOne):
             self._keep_uplink(lab, topology, fabric)
 
     def _keep_uplink(self, lab: str, topology: Topology, fabric: NetnsNode) -> None:
-        """Create the uplink of a lab anew if a part of it is missing, or remove it."""
+        """Create the uplink of a lab again if a part of it is missing, or remove it."""
         from testbed.nodes.netns.uplink import Uplink
 
         wanted = Uplink(topology)
