@@ -71,6 +71,28 @@ def test_nodes_ask_the_uplink_on_their_way_out() -> None:
     assert topology(TEXT.replace(", uplink: true", "")).resolver("b") is None
 
 
+@pytest.mark.parametrize(
+    ("lan", "link"),
+    [
+        ("10.1.0", "169.254.2"),
+        ("169.254.2", "169.254.3"),  # behind a router: the way back to it is another one
+    ],
+)
+def test_the_link_of_the_program_has_a_subnet_that_the_lab_lacks(lan: str, link: str) -> None:
+    lines = Uplink(topology(TEXT.replace("10.1.0", lan)))._lines()
+    assert lines[0] == f"address add {link}.100/24 dev out"
+    assert f"route replace {lan}.0/24 via 10.99.0.2" in lines
+
+
+def test_a_lab_may_have_all_link_local_addresses() -> None:
+    wide = TEXT.replace("169.254.1.0/24", "169.254.0.0/16")
+    assert Uplink(topology(wide))._lines()[0] == "address add 198.18.1.100/24 dev out"
+    both = wide.replace("10.1.0.0/24", "198.0.0.0/8").replace("10.1.0", "198.0.0")
+    with pytest.raises(LabError) as caught:
+        Uplink(topology(both))
+    assert caught.value.hint
+
+
 def test_a_default_route_of_its_own_takes_the_place_of_the_uplink() -> None:
     found = topology(TEXT.replace("b: {", "b: {routes: [default via 10.1.0.9], "))
     assert found.gateway_of("b") is None

@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 OUT = "out"  # the link of the program; it exists as long as the program runs
 READY = "/run/testbed/uplink"  # on the gateway, once it is complete
 TABLE = "ip uplink"
-#: The subnet of ``out`` is in this one: link-local, so that it is no host's outside (RFC 3927).
-LINK_LOCAL = IPv4Network("169.254.0.0/16")
+#: The subnet of ``out`` is in one of these, which no host outside has: link-local (RFC 3927), and
+#: for benchmarks (RFC 2544) if the lab has all of the first itself.
+POOLS = (IPv4Network("169.254.0.0/16"), IPv4Network("198.18.0.0/15"))
 #: Numbers of addresses on ``out``: slirp4netns(1), --cidr.
 NAT_HOST, DNS_HOST, GUEST_HOST = 2, 3, 100
 #: Arguments: a log file, the cgroups to join, "--", and the command of the program.  It runs in the
@@ -57,11 +58,25 @@ class Uplink:
     def __init__(self, topology: Topology) -> None:
         self._topology = topology
         self._networks = topology.uplinks
-        taken = [network.subnet for network in self._networks if network.subnet]
-        _, *free = LINK_LOCAL.subnets(new_prefix=24)
-        self._subnet = next(one for one in free if not any(map(one.overlaps, taken)))
+        self._subnet = self._free()
         text = "\n".join([*self._lines(), self._rules(), *map(str, self._networks)])
         self.digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def _free(self) -> IPv4Network:
+        """Return a subnet for ``out`` that the lab does not have.  Raises LabError."""
+        subnets = {one for name in self._topology.nodes for one in self._topology.connected(name)}
+        taken = [one for one in subnets if isinstance(one, IPv4Network)]
+        taken += [network.subnet for network in self._networks if network.subnet]
+        for pool in POOLS:
+            _, *found = pool.subnets(new_prefix=24)
+            for one in found:
+                if not any(map(one.overlaps, taken)):
+                    return one
+        raise LabError(
+            f"no subnet for the uplink of lab {self._topology.name}: its networks have all of "
+            f"{' and '.join(map(str, POOLS))}",
+            hint="change the subnet of a network",
+        )
 
     def ports(self) -> list[str]:
         """Return the names of its ports on the fabric."""
