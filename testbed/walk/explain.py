@@ -23,6 +23,7 @@ CROSS_DEVICE = "Invalid cross-device link"
 NO_HOST = "No route to host"
 UNREACHABLE = "Network is unreachable"
 INVALID = "Invalid argument"
+NO_ROUTE = (CROSS_DEVICE, NO_HOST, UNREACHABLE, INVALID)
 REFUSING = {"blackhole", "unreachable", "prohibit", "throw"}  # types of routes
 
 
@@ -167,7 +168,31 @@ def _route_fact(question: Question, text: str) -> Fact | None:
     return Fact(words, "asked", question.text)
 
 
-# -- who takes it -------------------------------------------------------------------
+# -- the end of the way -------------------------------------------------------------------
+
+
+def has_arrived(hops: Sequence[Hop], addresses: Collection[str], *, answered: bool = False) -> bool:
+    """Tell whether the last namespace of the hops delivers the packet to a program.
+
+    ``addresses`` are those of that namespace. The routing table may refuse a packet to one of
+    them, for its source; not one that was ``answered``.
+    """
+    at = next((index for index in reversed(range(len(hops))) if hops[index].kind == "device"), None)
+    if at is None or hops[at].point != "in" or hops[at].view is None or is_dropped(hops):
+        return False
+    routes = [one.text for hop in hops[at:] if hop.kind == "route" for one in hop.facts]
+    # A route may make more addresses local than devices have (ip-route(8), type local).
+    if any(text.startswith("local ") for text in routes):
+        return True
+    if not answered and any(text.startswith(NO_ROUTE) for text in routes):
+        return False
+    view = hops[at].view
+    if view is not None and view.inside is None:  # otherwise nothing has unwrapped it
+        view = next((hop.view for hop in reversed(hops[at:]) if hop.view), view)
+    while view is not None and view.inside is not None:
+        view = view.inside
+    return view is not None and view.dst in addresses
+
 
 #: Arguments: the option of ss(8) and the port. Prints who listens, and the command line of each:
 #: of several processes that of the first one, which has started the others.

@@ -239,10 +239,15 @@ class _Run:
         answers = self._ask([one for some in asked for one in some])
         hops = explain.explained(hops, asked, answers)
         last = found.steps[-1] if found.steps else None
-        arrived = last is not None and self._has_arrived(seen[last.place], last, hops)
+        answered = self._is_answered(seen, outcome)
+        arrived = (
+            last is not None
+            and (direction == "there" or last.place == target)
+            and explain.has_arrived(hops, seen[last.place].addresses, answered=answered)
+        )
         if arrived and last is not None:
             self._reached = last.place
-        elif outcome["outcome"] in {"answered", "refused"} and not explain.is_dropped(hops):
+        elif answered and not explain.is_dropped(hops):
             text = "the answer came back, and the rest of this way cannot be seen"
             spot = hops[-1].spot if hops else Spot(*(origin or ("", "")))
             hops.append(Hop("blind", spot, facts=(Fact(text, "inferred"),)))
@@ -263,12 +268,14 @@ class _Run:
         else:
             hops.append(self._last(direction, hops, outcome))
             if direction == "there" and last is not None:
-                hops[-1], more = self._listener(hops, seen[last.place])
+                hops[-1], more = self._listener(hops, seen[last.place], outcome)
                 hops += more.hops if more else ()
                 arrived = more.arrived if more else True
         return Leg(direction, tuple(hops), arrived, found.copies)
 
-    def _listener(self, hops: Sequence[Hop], seen: Seen) -> tuple[Hop, Leg | None]:
+    def _listener(
+        self, hops: Sequence[Hop], seen: Seen, outcome: Mapping[str, Any]
+    ) -> tuple[Hop, Leg | None]:
         """Return the last hop with who listens, and the way on if that is a proxy.
 
         A proxy opens a connection of its own. It is followed by a further request like it, sent
@@ -279,6 +286,8 @@ class _Run:
             return hops[-1], None
         printed = run(self.lab, self.posts[seen.place], argv)
         facts = [*hops[-1].facts, *explain.listening(argv, printed)]
+        if outcome["outcome"] == "refused" and not printed.strip():
+            facts.append(Fact("nothing listens there", "inferred"))
         target = explain.onward(printed, seen.addresses, self.inventory.names())
         if target is None or self._is_onward:
             return replace(hops[-1], facts=tuple(facts)), None
@@ -299,14 +308,15 @@ class _Run:
             return next(one for one in seen.values() if one.fabric is not None)
         return seen[spot.machine, spot.space]
 
-    @staticmethod
-    def _has_arrived(seen: Seen, last: Any, hops: Sequence[Hop]) -> bool:
-        route = next((hop for hop in reversed(hops) if hop.kind in {"route", "device"}), None)
-        # A route may make more addresses local than devices have (ip-route(8), type local).
-        local = route is not None and any(fact.text.startswith("local ") for fact in route.facts)
-        if last.point != "in" or not (local or last.packet.dst in seen.addresses):
-            return False
-        return not explain.is_dropped(hops)
+    def _is_answered(
+        self, seen: Mapping[tuple[str, str], Seen], outcome: Mapping[str, Any]
+    ) -> bool:
+        """Tell whether the target answered: a refusal may be an ICMP error of another machine."""
+        errors = {one.packet.src for place in seen.values() for one in place.sightings
+                  if one.direction == "error"}  # fmt: skip
+        if outcome["outcome"] == "refused":
+            return not errors or self.target.address in errors
+        return bool(outcome["outcome"] == "answered")
 
     def _last(self, direction: str, hops: Sequence[Hop], outcome: Mapping[str, Any]) -> Hop:
         spot = hops[-1].spot
@@ -318,7 +328,7 @@ class _Run:
             return Hop("process", spot, "", outcome["seconds"], facts=(Fact(text, "seen", "send"),))
         words = {
             "answered": outcome["text"] or "answers",
-            "refused": "refuses: nothing listens there",
+            "refused": "refuses the connection",
             "silent": "got it; no answer came back",
             "error": outcome["error"],
         }[outcome["outcome"]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 from walk_frames import link, seen
@@ -12,6 +13,7 @@ from testbed.walk.explain import (
     answers,
     command,
     explained,
+    has_arrived,
     is_dropped,
     listening,
     loss_questions,
@@ -132,6 +134,38 @@ def test_a_drop_is_the_last_verdict_of_the_last_chain(verdict: str, dropped: boo
     if dropped:
         end = lost([IN, chain], {})
         assert (end.rules, end.spot, end.facts[0].origin) == (rules, Spot("r"), "seen")
+
+
+MINE = {"10.1.0.1", "127.0.0.1"}
+TO_ME = replace(IN, view=replace(VIEW, dst="10.1.0.1"))
+ONWARD = Hop("conntrack", Spot("r"), view=replace(VIEW, dst="172.17.0.2"))
+TUNNELLED = replace(IN, view=replace(VIEW, dst="10.1.0.1", carrier="vxlan 1", inside=VIEW))
+
+
+def route_of(text: str) -> Hop:
+    return Hop("route", Spot("r", "", "eth0"), facts=(Fact(text, "asked"),))
+
+
+@pytest.mark.parametrize(("hops", "arrived"), [
+    ([TO_ME, route_of("local 10.1.0.1 dev eth0")], True),
+    ([TO_ME], True),
+    ([IN, route_of("local 10.2.0.0/16 dev lo")], True),  # AnyIP
+    ([IN, route_of("10.2.0.0/16 dev eth1")], False),
+    ([TO_ME, ONWARD, route_of("172.17.0.0/16 dev docker0")], False),  # a new destination
+    ([TO_ME, route_of("Invalid cross-device link")], False),  # rp_filter
+    ([TUNNELLED], False),  # nothing has unwrapped it
+    ([OUT], False),
+    ([], False),
+])  # fmt: skip
+def test_a_packet_arrives_where_its_last_destination_is_local(
+    hops: list[Hop], arrived: bool
+) -> None:
+    assert has_arrived(hops, MINE) is arrived
+
+
+def test_an_answer_tells_more_than_the_routing_table() -> None:
+    """The route is asked later, when it may be another one."""
+    assert has_arrived([TO_ME, route_of("Network is unreachable")], MINE, answered=True)
 
 
 def test_questions_about_a_loss_are_those_of_the_last_place() -> None:
