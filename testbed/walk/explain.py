@@ -45,7 +45,7 @@ Answers = Mapping[Question, str]
 
 def command(asked: Sequence[Question]) -> list[str]:
     """Return the command that answers questions of one namespace."""
-    script = "set -f; for one do $one 2>&1; printf '\\036'; done"
+    script = "for one do eval \"$one\" 2>&1; printf '\\036'; done"
     return ["sh", "-c", script, "sh", *(one.text for one in asked)]
 
 
@@ -323,12 +323,18 @@ def _unroutable(hops: Sequence[Hop], about: About) -> list[Fact]:
     if CROSS_DEVICE in fact.text or INVALID in fact.text:
         return _refused_source(last.spot.interface, fact, about)
     settings = about.get("settings", (None, ""))
-    if NO_HOST in fact.text and _setting(settings[1], f"{last.spot.interface}.forwarding") == "0":
+    name = f"{_of_sysctl(last.spot.interface)}.forwarding"
+    if NO_HOST in fact.text and _setting(settings[1], name) == "0":
         words = f"{last.spot.interface} does not forward: {settings[1].splitlines()[0]}"
         return [Fact(words, "asked", settings[0].text if settings[0] else "")]
     if UNREACHABLE in fact.text or NO_HOST in fact.text:
         return [Fact(f"no route: {fact.text}", "asked", fact.source)]
     return []
+
+
+def _of_sysctl(device: str) -> str:
+    """Return a device as sysctl(8) names it, with a slash for each dot: "eth0/100"."""
+    return device.replace(".", "/")
 
 
 def _setting(text: str, name: str) -> str:
@@ -349,7 +355,7 @@ def _refused_source(device: str, fact: Fact, about: About) -> list[Fact]:
     asked, settings = about.get("settings", (None, ""))
     question, back = about.get("reverse", (None, ""))
     words = back.split()
-    values = [_setting(settings, f"{one}.rp_filter") for one in ("all", device)]
+    values = [_setting(settings, f"{one}.rp_filter") for one in ("all", _of_sysctl(device))]
     source = question.text if question else ""
     if words[:1] == ["local"] and "RTNETLINK" not in back:
         return [Fact("the source is an address of this namespace itself", "asked", source)]
@@ -453,9 +459,9 @@ def loss_questions(hops: Sequence[Hop], seen: Seen, address: str) -> list[Questi
     if last.point == "out":
         return asked
     device, conf = last.spot.interface, f"net.{'ipv6' if version else 'ipv4'}.conf"
-    names = [f"{conf}.{device}.forwarding"]
+    names = [f"{conf}.{_of_sysctl(device)}.forwarding"]
     if not version:
-        names += [f"{conf}.{device}.rp_filter", f"{conf}.all.rp_filter"]
+        names += [f"{conf}.{_of_sysctl(device)}.rp_filter", f"{conf}.all.rp_filter"]
     return [
         *asked,
         Question(seen.place, "settings", ("sysctl", *names)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -70,6 +71,24 @@ def test_the_neighbour_is_that_of_the_next_hop() -> None:
         Fact("10.2.0.0/24 via 10.1.0.9 dev eth1", "asked", some[1][0].text),
     )  # fmt: skip
     assert [fact.text for fact in found[2].facts] == [f"10.1.0.9 is at {B} (REACHABLE)"]
+
+
+def test_a_question_is_asked_of_a_shell_with_its_words_whole() -> None:
+    words = Question(PLACE, "words", ("printf", "%s,", "a b", "", "$HOME", "*"))
+    done = subprocess.run(command([words]), capture_output=True, text=True, check=True)
+    assert answers([words], done.stdout) == {words: "a b,,$HOME,*,"}
+
+
+def test_the_settings_of_a_vlan_are_asked_by_the_name_of_sysctl() -> None:
+    """sysctl(8) takes a dot for the separator of names."""
+    came = replace(IN, spot=Spot("r", "", "eth0.100"))
+    place = seen("r", "", [link("eth0.100", 1)], [])
+    (asked_,) = (one for one in loss_questions([came, ROUTE], place, "") if one.about == "settings")
+    assert asked_.argv[1] == "net.ipv4.conf.eth0/100.forwarding"
+    refused = Fact("No route to host", "asked", "ip route get")
+    hops = [came, Hop("route", came.spot, facts=(refused,))]
+    answered = {"settings": "net.ipv4.conf.eth0/100.forwarding = 0"}
+    assert "does not forward" in reasons(hops, answered)
 
 
 def test_what_has_no_answer_is_inferred() -> None:
