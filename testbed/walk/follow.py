@@ -503,7 +503,8 @@ def _between(
     anchor = after or before
     assert anchor is not None
     if before is None and anchor.point == "in":
-        return []  # where it comes from was not seen
+        text = f"what is before {anchor.device} is not watched"
+        return [Hop("blind", places[anchor.place].spot(), "", facts=(Fact(text, "inferred"),))]
     seen = places[anchor.place]
     taken = waiting[anchor.place].take(before, after)
     routed = before is None or _is_routed(seen, before, after)
@@ -666,9 +667,7 @@ def _translation(seen: Seen, before: View, after: View) -> Hop:
             one.translated
             and PROTOCOLS.get(one.original.protocol) == before.protocol
             and {before.src, before.dst, after.src, after.dst} <= ends
-            and (
-                not before.dport or {before.sport, before.dport, after.sport, after.dport} <= ports
-            )
+            and {before.sport, before.dport, after.sport, after.dport} <= ports
         ):
             text = f"conntrack has {one.original}, answered as {one.reply}"
             fact = Fact(text, "seen", "conntrack -E")

@@ -74,7 +74,9 @@ class Signature:
         if self.protocol == "tcp" and packet.protocol == TCP:
             if packet.seq == self.number and "SYN" in packet.flags:
                 return "there"
-            return "back" if packet.ack == self.number + 1 else None
+            # Data of the server acknowledge the same number, but they are no copies of its answer.
+            answers = packet.ack == self.number + 1 and packet.flags & {"SYN", "RST"}
+            return "back" if answers else None
         if self.protocol == "udp" and packet.protocol == UDP:
             if packet.dport == self.sport:
                 return "back"

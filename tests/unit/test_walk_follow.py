@@ -221,19 +221,20 @@ def test_a_new_destination_comes_before_the_route() -> None:
     places = published()
     found = hops(trail("there", places, None, None), places, SYN, 0)
     assert [hop.label for hop in found] == [
-        "node1:eth0 in", "nat PREROUTING", "conntrack", "route", "filter FORWARD",
+        "blind", "node1:eth0 in", "nat PREROUTING", "conntrack", "route", "filter FORWARD",
         "node1:docker0 out", "node1:veth1 out",
     ]  # fmt: skip
-    translation = found[2]
+    blind, _, chain, translation, *_, docker0, _ = found
+    assert blind.facts[0].origin == "inferred"  # nothing before eth0 is watched
     assert {(one.field, one.before, one.after) for one in translation.changes} == {
         ("dst", "192.0.2.1", "10.1.0.2"), ("dport", "8080", "80"),
     }  # fmt: skip
     assert translation.facts[0].origin == "seen"
-    assert [(rule.chain, rule.position, rule.verdict) for rule in found[1].rules] == [
+    assert [(rule.chain, rule.position, rule.verdict) for rule in chain.rules] == [
         ("PREROUTING", 1, "jump DOCKER"), ("DOCKER", 2, "DNAT"),
     ]  # fmt: skip
     # Told once, by the translation.
-    assert {one.field for one in found[5].changes} == {"src_mac", "dst_mac", "ttl"}
+    assert {one.field for one in docker0.changes} == {"src_mac", "dst_mac", "ttl"}
 
 
 def test_a_packet_that_a_policy_drops_ends_in_its_chain() -> None:
@@ -254,10 +255,24 @@ def test_a_new_source_comes_after_the_route() -> None:
     ))  # fmt: skip
     found = made(trail("there", places, None, None), places)
     assert [hop.label for hop in found] == [
-        "node1:docker0 in", "route", "nat POSTROUTING", "conntrack", "node1:eth0 out",
+        "blind", "node1:docker0 in", "route", "nat POSTROUTING", "conntrack", "node1:eth0 out",
     ]  # fmt: skip
-    assert found[3].facts[0].origin == "inferred"  # no event of conntrack
-    assert found[2].rules[0].verdict == "MASQUERADE"
+    assert found[4].facts[0].origin == "inferred"  # no event of conntrack
+    assert found[3].rules[0].verdict == "MASQUERADE"
+
+
+@pytest.mark.parametrize(("ident", "origin"), [(61234, "seen"), (99, "inferred")])
+def test_a_translation_is_not_that_of_another_echo(ident: int, origin: str) -> None:
+    """Echoes of the same ends differ in their id alone."""
+    before = frame(A, B, ip("10.1.0.2", "192.0.2.9", echo()))
+    after = frame(C, D, ip("192.0.2.1", "192.0.2.9", echo(), ttl=63))
+    places = keyed(seen("node1", "", [link("docker0", 2), link("eth0", 1)], [
+        (20, "docker0", IN, before), (30, "eth0", OUT, after),
+    ], connections=[Connection(Tuple("10.1.0.2", "192.0.2.9", 1, ident),
+                               Tuple("192.0.2.9", "192.0.2.1", 1, ident))]))  # fmt: skip
+    found = made(trail("there", places, None, None), places)
+    (translation,) = [hop for hop in found if hop.kind == "conntrack"]
+    assert [fact.origin for fact in translation.facts] == [origin]
 
 
 def test_chains_of_our_own_are_left_out() -> None:
@@ -368,3 +383,15 @@ def test_a_request_and_its_answer_are_told_apart(protocol: str, family: int) -> 
         for data in (request, answer, stranger)
     ]
     assert told == ["there", "back", None]
+
+
+def test_the_data_of_a_server_are_no_copies_of_its_answer() -> None:
+    """The first of them acknowledge the same number, such as the banner of sshd."""
+    flags = {"SYN+ACK": 0x12, "RST+ACK": 0x14, "PSH+ACK": 0x18, "FIN+ACK": 0x11}
+    told = {
+        name: SYN.tell(decode(frame(A, B, ip(
+            "10.0.0.3", "10.0.0.2", tcp(seq=7, ack=NUMBER + 1, flags=bits), protocol=6
+        ))))
+        for name, bits in flags.items()
+    }  # fmt: skip
+    assert [name for name, one in told.items() if one == "back"] == ["SYN+ACK", "RST+ACK"]
