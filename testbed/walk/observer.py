@@ -149,9 +149,11 @@ class Watch:
             self._lab.node(machine).run(["kill", "-TERM", str(running.pid)], check=False)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self._collect()
-        self._close()
+        try:
+            if kind is None:
+                self._collect()
+        finally:
+            self._close()
 
     def _collect(self) -> None:
         for name, eye in self._eyes.items():

@@ -190,9 +190,13 @@ class Eye:
             self._trace = self._listen(TRACE_GROUP)
             self._mark(marks)
             self._tracks = self._listen(TRACK_NEW, TRACK_UPDATE)
-            self._logs()
         except OSError as error:
             self.warnings.append(f"netfilter does not report packets: {error.strerror}")
+            return
+        try:
+            self._logs()
+        except OSError as error:
+            self.warnings.append(f"iptables-legacy does not report packets: {error.strerror}")
 
     @staticmethod
     def _listen(*groups: int) -> socket.socket:
@@ -218,14 +222,14 @@ class Eye:
         """Make tables of some families; return the number of an error, or 0."""
         sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETFILTER)
         sock.bind((0, 0))
+        self._owners.append(sock)
         sock.settimeout(10.0)
         made = batch(families, self._table, marks, tuple(self.names.values()))
         sock.sendto(made, (0, 0))
         status = answer(sock)
         if status:
+            self._owners.remove(sock)
             sock.close()
-        else:
-            self._owners.append(sock)
         return status
 
     def _logs(self) -> None:
@@ -261,7 +265,7 @@ class Eye:
                 return sock
             if time.monotonic() > deadline:
                 sock.close()
-                raise OSError(status, "another program reads the trace of legacy tables here")
+                raise OSError(status, "another program reads its trace here")
             time.sleep(0.02)
 
     def _guard(self, before: str, path: str) -> None:
@@ -297,7 +301,8 @@ class Eye:
             os.close(pipe)
         for pid, _ in self._guards:
             with contextlib.suppress(ChildProcessError):
-                os.waitpid(pid, 0)
+                if os.waitpid(pid, 0)[1]:
+                    self.warnings.append("the logger of netfilter (nf_log) was not put back")
         self._guards.clear()
         with contextlib.suppress(OSError):
             if dropped := missed(self._packets):
