@@ -1,4 +1,4 @@
-"""What a lab's network is made of at this moment, on every machine and in every namespace.
+"""The parts of a lab's network at this moment, on every machine and in every namespace.
 
 Each machine is looked at with one command, all machines at the same time: its own network
 namespace, its named ones, and those of its containers and Pods, each with links, addresses,

@@ -37,7 +37,7 @@ COMPARED = tuple(
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What was seen in one network namespace.
+    """The sightings, events and rules of one network namespace.
 
     ``clock`` is the same for namespaces of one kernel. ``bridged`` tells that netfilter sees
     what a bridge forwards (br_netfilter). ``fabric`` is the network's name by interface, for the

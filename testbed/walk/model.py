@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 FORMAT = 1  #: of :meth:`Walk.to_dict`; one more when a field changes its meaning
 
 Origin = Literal["seen", "asked", "inferred"]
-"""Where a fact comes from.
+"""The origin of a fact.
 
 ``seen``: a capture, a trace event or a conntrack event of this packet. ``asked``: the answer of
 the kernel in that namespace at that moment, as `ip route get ... fibmatch` gives it.
@@ -30,7 +30,7 @@ the kernel in that namespace at that moment, as `ip route get ... fibmatch` give
 """
 
 Kind = Literal["process", "device", "chain", "conntrack", "route", "blind", "end"]
-"""What a hop is.
+"""The kind of a hop.
 
 ``process``: the program that sends or receives. ``device``: an interface, in (``point`` "in") or
 out ("out"). ``chain``: a base chain of netfilter and the rules that the packet met from there.

@@ -391,7 +391,7 @@ def test_an_answer_that_is_lost(row: LiveLab) -> None:
 
 
 def left(lab: LiveLab) -> list[str]:
-    """What a walk could leave: tables, and the logger of legacy tables."""
+    """Possible leftovers of a walk: tables, and the logger of legacy tables."""
     found = []
     for node in lab.nodes.values():
         tables = node.run(["nft", "list", "tables"]).stdout

@@ -71,7 +71,7 @@ def seen(
     rules: Ruleset | None = None,
     **other: Any,
 ) -> Seen:
-    """What was seen in a namespace: of each frame a time, device, packet type and the octets."""
+    """A namespace with its frames: of each a time, device, packet type and the octets."""
     made = [(stamp, device, kind, 1, data) for stamp, device, kind, data in frames]
     return Seen(
         machine,
