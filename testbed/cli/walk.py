@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from testbed.cli import common, walk_output
 from testbed.errors import UsageError
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PORT_MAX = 65535
+#: Parameters of the request, and of the output for one walk.
+REQUEST = ("icmp", "tcp", "udp", "http", "six", "reply", "size", "timeout")
+OUTPUT = ("pcapng", "outputs", "expect", "lang")
 
 HELP = """Send one request and show the way of its packets, hop by hop.
 
@@ -110,7 +114,24 @@ def _given(
         if source or target:
             raise UsageError("nothing is sent for a saved walk", where=options[0],
                              hint="leave out SOURCE and TARGET")  # fmt: skip
+        if unused := _options_of(REQUEST):
+            raise UsageError("nothing is sent for a saved walk", where=options[0],
+                             hint=f"leave out {', '.join(unused)}")  # fmt: skip
+        if compare and (unused := _options_of(OUTPUT)):
+            raise UsageError("a difference is shown as lines or, with --json, as data",
+                             where=options[0], hint=f"leave out {', '.join(unused)}")  # fmt: skip
         return "", ""
     if source is None or target is None:
         raise click.UsageError("wanted SOURCE and TARGET")
     return source, target
+
+
+def _options_of(names: tuple[str, ...]) -> list[str]:
+    """Return those of the options that the command line has, by their parameters' names."""
+    context = click.get_current_context()
+    return [
+        max(one.opts, key=len)
+        for one in context.command.params
+        if one.name in names
+        and context.get_parameter_source(one.name) is ParameterSource.COMMANDLINE
+    ]

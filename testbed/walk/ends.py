@@ -66,7 +66,8 @@ def target_of(
     """
     if _is_address(word):
         if ip_address(word).version != family:
-            raise UsageError(f"{word} is no address of IPv{family}", hint="-6 chooses IPv6")
+            hint = "leave out -6" if family == 6 else "-6 chooses IPv6"
+            raise UsageError(f"{word} is not an address of IPv{family}", where=word, hint=hint)
         owner = _owner(inventory, word)
         return End(word, *(owner.place or ("", "") if owner else ("", "")), address=word)
     found = _place(inventory, word)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from testbed.walk.model import Fact, Hop, Spot, View
+from testbed.walk.request import PORT_MAX
 
 if TYPE_CHECKING:
     from testbed.walk.follow import Seen
@@ -203,7 +204,6 @@ ss -Hlnp "$1" "sport = :$2" | while read -r state _ _ here _ users; do
 done
 """
 LONGEST = 160  # characters of a command line
-PORT_MAX = 65535
 PORTS = {"tcp": "-t", "udp": "-u"}
 
 

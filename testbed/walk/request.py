@@ -9,12 +9,13 @@ from urllib.parse import urlsplit
 from testbed.errors import UsageError
 
 HTTP = 80  # the port of a URL without one
+PORT_MAX = 65535  # of TCP and UDP
 OCTETS = 56  # data of an echo or a datagram, as ping(8) sends
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to send.
+    """The request of a walk.
 
     ``port`` is that of TCP and UDP. ``http`` is the path of an HTTP request, "" for none, and
     ``host`` its Host header. ``size`` is the data of an echo or a datagram in octets, and
@@ -25,7 +26,7 @@ class Request:
     port: int = 0
     http: str = ""
     host: str = ""
-    size: int = 56
+    size: int = OCTETS
     seconds: float = 1.0
 
     def __str__(self) -> str:
@@ -49,13 +50,16 @@ def request_of(
     of an echo or a datagram in octets.  Raises UsageError.
     """
     chosen = {"icmp": icmp, "tcp": tcp, "udp": udp, "http": http}
-    given = [name for name, value in chosen.items() if value]
+    given = [name for name, value in chosen.items() if value not in (None, False)]
     if len(given) > 1:
         raise UsageError(f"{' and '.join(given)} exclude each other", where="request")
-    if size is not None and (tcp or http):
+    for name, port in (("tcp", tcp), ("udp", udp)):
+        if port is not None and not 0 < port <= PORT_MAX:
+            raise UsageError(f"a port is 1 to {PORT_MAX}", where=f"{name} {port}")
+    if size is not None and (tcp or http is not None):
         raise UsageError("only an echo and a datagram have a size", where="size")
     octets = OCTETS if size is None else size
-    if http:
+    if http is not None:
         return _http(http, seconds)
     if tcp:
         return Request("tcp", tcp, seconds=seconds)
@@ -65,6 +69,8 @@ def request_of(
 
 
 def _http(url: str, seconds: float) -> Request:
+    if not url.strip():
+        raise UsageError("wanted a URL, or a path such as /", where="http")
     try:
         parts = urlsplit(url if "://" in url else f"http://{url}" if url[:1] != "/" else url)
         port = parts.port or HTTP
@@ -75,4 +81,5 @@ def _http(url: str, seconds: float) -> Request:
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     if not path.isprintable() or " " in path or not path.isascii():
         raise UsageError("wanted a URL without blanks", where=f"http {url}")
-    return Request("tcp", port, http=path, host=parts.hostname or "", seconds=seconds)
+    host = parts.netloc.rpartition("@")[2]  # with its port (RFC 9110, section 7.2)
+    return Request("tcp", port, http=path, host=host, seconds=seconds)

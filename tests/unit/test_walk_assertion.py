@@ -130,7 +130,8 @@ def test_words_of_a_request_are_handed_on(monkeypatch: pytest.MonkeyPatch) -> No
         ({"size": 0}, Request(size=0)),
         ({"udp": 53, "size": 9}, Request("udp", 53, size=9)),
         ({"http": "/x?y"}, Request("tcp", 80, http="/x?y")),
-        ({"http": "http://web:8080"}, Request("tcp", 8080, http="/", host="web")),
+        ({"http": "http://web:8080"}, Request("tcp", 8080, http="/", host="web:8080")),
+        ({"http": "http://u@[fd00::1]/"}, Request("tcp", 80, http="/", host="[fd00::1]")),
         ({"http": "web/a"}, Request("tcp", 80, http="/a", host="web")),
     ],
 )
@@ -148,6 +149,10 @@ def test_the_request_follows_from_its_words(words: Any, wanted: Request | None) 
         {"http": "http://x:port"},
         {"http": "/a b"},
         {"http": "/ä"},
+        {"http": ""},
+        {"http": "", "icmp": True},
+        {"tcp": 0},
+        {"udp": 65536},
     ],
 )
 def test_a_wrong_request_is_refused(words: Any) -> None:

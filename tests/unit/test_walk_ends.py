@@ -98,7 +98,10 @@ def test_a_name_is_asked_of_the_source() -> None:
 
 
 def test_an_address_of_another_family_is_refused() -> None:
-    with pytest.raises(UsageError):
-        target("fd00::1")
+    for word, family, hint in (("fd00::1", 4, "-6 chooses"), ("10.0.0.2", 6, "leave out -6")):
+        with pytest.raises(UsageError) as error:
+            target(word, family=family)
+        assert error.value.where == word
+        assert hint in str(error.value.hint)
     with pytest.raises(LabError):
         target("web", family=6)
