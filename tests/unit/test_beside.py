@@ -184,7 +184,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def checked(project: Path, **more: Any) -> Results:
     tests = find_tests(str(project / "small.yaml"), NODES)
     selection = Selection(beside=tests, catalogue=load_catalogue(project / "claims"), **more)
-    with kept_apart("words", "more_words"):
+    with kept_apart("words", "more_words", "tests"):
         return runner.run(cast("LiveLab", FakeLab()), selection)
 
 
