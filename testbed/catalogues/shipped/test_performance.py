@@ -178,9 +178,11 @@ def test_host_mode_is_faster_than_bridge_mode(observe: Observation, modes: Modes
             f"within {LITTLE:.0%}"
         )
         return
-    observe.fails_when(
-        f"the link is what limits: bridge mode is as fast, within {LITTLE:.0%}", price < little
-    )
+    if price > little:  # a busy machine: the link limits host mode alone
+        observe.unclear("bridge mode is slower than the link: the CPU limits it")
+        return
+    as_fast = f"the link is what limits: bridge mode is as fast, within {LITTLE:.0%}"
+    observe.fails_when(as_fast, price <= little)
 
 
 LINK_MBITS = 200
