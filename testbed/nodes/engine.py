@@ -103,6 +103,13 @@ def number_of(release: Release) -> tuple[int, int, int]:
     return parse_version(version_in(release) if is_folder(release) else f"{release}.0")
 
 
+def words_of(release: Release) -> str:
+    """Return a release in words: its name, or the version and the folder of its programs."""
+    if not is_folder(release):
+        return release
+    return f"{'.'.join(map(str, number_of(release)))} of {release}"
+
+
 def version_of(store: Store, machine: Node, release: Release) -> str:
     """Return the version of a node's dockerd.
 

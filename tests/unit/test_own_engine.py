@@ -99,7 +99,7 @@ def _spec() -> NodeSpec:
         ("./docker", "26.1.4", "runc", "no runc"),
         ("./docker", "18.09.1", "", "18.09.1"),
         ("./docker", "of nothing", "", "19.03"),
-        ("./docker, firewall: nftables", "26.1.4", "", "iptables"),
+        ("./docker, firewall: nftables", "26.1.4", "", "engine 26.1.4 of"),
         ("26.1", "26.1.4", "", "26.1"),
     ],
 )
@@ -113,3 +113,16 @@ def test_what_does_not_fit(
     assert problem.line == 4
     assert word in problem.wanted + problem.seen
     assert value != "26.1" or "folder" in problem.hint
+
+
+def test_what_it_lacks_is_said_of_this_engine(tmp_path: Path) -> None:
+    engine(tmp_path / "docker")
+    text = TEXT.replace("@", "./docker") + (
+        "docker: {networks: {one: {subnet: 172.30.0.0/24}}}\n"
+        "containers: {web: {node: own, networks: {one: {gw_priority: 1}}}}\n"
+    )
+    (tmp_path / "lab.yaml").write_text(text)
+    with pytest.raises(TopologyError) as caught:
+        load(tmp_path / "lab.yaml")
+    (problem,) = caught.value.problems
+    assert problem.seen == f"26.1.4 of {tmp_path / 'docker'}"

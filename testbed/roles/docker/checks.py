@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import IPv4Network
 from typing import TYPE_CHECKING
 
-from testbed.nodes.engine import CONFIG, number_of
+from testbed.nodes.engine import CONFIG, number_of, words_of
 from testbed.roles.docker.section import ROLE, DockerSection, daemon_of, engine_of, firewall_of
 from testbed.roles.flannel.section import ROLE as FLANNEL
 from testbed.roles.flannel.section import FlannelSection
@@ -69,7 +69,8 @@ class DockerChecks(Look):
             at = self.value("nodes", node, ROLE, "firewall")
         elif "engine" in mine:
             at = self.value(*engine)
-        wanted = "iptables, iptables-legacy or iptables-nft with engine 20.10"
+        name = words_of(engine_of(self.t, node))
+        wanted = f"iptables, iptables-legacy or iptables-nft with engine {name}"
         hint = "set engine: 29 (--docker 29), which works without iptables"
         self.add(at, wanted, "'nftables'", hint)
 

@@ -6,7 +6,7 @@ import re
 from ipaddress import IPv4Network
 from typing import TYPE_CHECKING
 
-from testbed.nodes.engine import number_of
+from testbed.nodes.engine import number_of, words_of
 from testbed.roles.docker.networks import (
     ON_LINKS,
     OVERLAY,
@@ -194,7 +194,8 @@ class NetworkChecks(Look):
                 continue
             if old := [node for node in on_nodes(self.t, network) if self._old(node)]:
                 at = self.value(*self._path(network.name, "enable_ipv6"))
-                wanted = f"an IPv6 subnet with engine 20.10 (on {old[0]})"
+                engine = words_of(engine_of(self.t, old[0]))
+                wanted = f"an IPv6 subnet with engine {engine} (on {old[0]})"
                 hint = "add one to subnet, like fd00:1::/64, or set engine: 29"
                 self.add(at, wanted, "none", hint)
 
@@ -249,16 +250,17 @@ class NetworkChecks(Look):
 
     def _settings(self, container: Container) -> None:
         old = self._old(container.node)
+        engine = words_of(engine_of(self.t, container.node)) if old else ""
         for i, one in enumerate(container.networks.values()):
             if one.gw_priority is not None and old:
                 wanted = f"engine 29 for gw_priority (on {container.node})"
-                hint = "set engine: 29, or remove it: 20.10 takes the first name in the alphabet"
-                self.add(self._at(container, one.name, "gw_priority"), wanted, "20.10", hint)
+                hint = "set engine: 29, or remove it: the first name in the alphabet counts then"
+                self.add(self._at(container, one.name, "gw_priority"), wanted, engine, hint)
             if one.interface_name is not None:
                 at = self._at(container, one.name, "interface_name")
                 if old:
                     wanted = f"engine 29 for interface_name (on {container.node})"
-                    self.add(at, wanted, "20.10", "set engine: 29, or remove it")
+                    self.add(at, wanted, engine, "set engine: 29, or remove it")
                 others = [*container.networks.values()][:i]
                 if one.interface_name in [other.interface_name for other in others]:
                     wanted = "each name of an interface once in a container"
@@ -266,7 +268,7 @@ class NetworkChecks(Look):
             if one.mac_address and i and old:
                 wanted = f"engine 29 for a MAC address on a second network (on {container.node})"
                 hint = "set engine: 29, or write this network first"
-                self.add(self._at(container, one.name, "mac_address"), wanted, "20.10", hint)
+                self.add(self._at(container, one.name, "mac_address"), wanted, engine, hint)
             if one.name == BRIDGE and (one.addresses or one.aliases):
                 key = "aliases" if one.aliases else "ipv4_address"
                 key = key if one.aliases or one.ipv4_address else "ipv6_address"

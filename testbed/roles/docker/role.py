@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from testbed.errors import UsageError
 from testbed.limits import Takes
-from testbed.nodes.engine import CONTAINERD, SERVICE, is_folder, number_of
+from testbed.nodes.engine import CONTAINERD, SERVICE, words_of
 from testbed.requirement import Feature, program
 from testbed.roles import firewall
 from testbed.roles.base import Again, Offer, OwnLink, Role, not_built
@@ -183,9 +183,7 @@ class Docker(Role):
         def words(node: Spec) -> str:
             engine, firewall = engine_of(topology, node.name), firewall_of(topology, node.name)
             # Debian's engine depends on the Debian release.
-            name = release.this().engine if engine == DEFAULT_ENGINE else engine
-            if is_folder(engine):
-                name = f"{'.'.join(map(str, number_of(engine)))} of {engine}"
+            name = release.this().engine if engine == DEFAULT_ENGINE else words_of(engine)
             return name + ("" if firewall == DEFAULT_FIREWALL else f" with {firewall}")
 
         return " and ".join(dict.fromkeys(words(node) for node in topology.with_role(ROLE)))
