@@ -46,6 +46,12 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 
 
+@pytest.mark.source
+def test_it_has_each_part_of_a_providers_contract() -> None:
+    contract = {name for name in vars(Provider) if not name.startswith("_")}
+    assert contract <= set(re.findall(r"\w+", PAGE))
+
+
 @pytest.fixture
 def modules(monkeypatch: pytest.MonkeyPatch) -> dict[str, ModuleType]:
     """The page's blocks of Python as modules, registered as its pyproject.toml says."""
