@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -15,11 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import pytest
+from hops import all_listed, checked, counted, devices, end, fine, labels, rules, why
 from labs import brought_up
 
 from testbed.errors import UsageError
 from testbed.labs.live import LiveLab
-from testbed.observe.capture import captures
 from testbed.polling import until
 from testbed.topology import Overrides, load
 from testbed.walk.request import Request
@@ -27,8 +26,6 @@ from testbed.walk.run import walk
 
 if TYPE_CHECKING:
     from testbed.labs.lab import Lab
-    from testbed.nodes.place import Place
-    from testbed.walk.model import Hop, Leg, Walk
 
 #: Three machines in a row, and beside them one with a published port.
 ROW = """
@@ -85,71 +82,13 @@ def docker(
     yield from up("docker-single", state, name="walk-docker", **KINDS[request.param])
 
 
-def fine(found: Walk) -> Leg:
-    assert found.arrived, [hop.facts for hop in found.legs[-1].hops[-1:]]
-    return found.legs[0]
-
-
-def labels(leg: Leg) -> list[str]:
-    return [hop.label for hop in leg.hops]
-
-
-def end(found: Walk) -> Hop:
-    """The end of a packet that was lost."""
-    assert not found.legs[0].arrived
-    last = found.legs[0].hops[-1]
-    assert last.kind == "end"
-    return last
-
-
-def why(hop: Hop) -> str:
-    return " ".join(fact.text for fact in hop.facts)
-
-
 # -- devices, against tcpdump ----------------------------------------------------------
-
-
-def place_of(lab: LiveLab, hop: Hop) -> Place:
-    if hop.spot.fabric:
-        assert lab.fabric is not None
-        return lab.fabric
-    if hop.spot.space:
-        return lab.container(hop.spot.space, node=hop.spot.machine)
-    return lab.node(hop.spot.machine)
-
-
-def checked(lab: LiveLab, source: str, target: str, request: Request) -> Walk:
-    """A walk whose frames tcpdump has captured, too, on each of its devices.
-
-    Each device must have seen just the frame that the hop shows, and as often as the walk says.
-    """
-    first = walk(lab, source, target, request, reply=True)
-    devices = {}
-    for hop in (hop for leg in first.legs for hop in leg.hops if hop.kind == "device"):
-        devices[str(hop.spot)] = (place_of(lab, hop), hop.spot.interface, "")
-    with captures(*devices.values()) as seen:
-        found = walk(lab, source, target, request, reply=True)
-    assert found.hops == first.hops
-    frames = {
-        spot: [packet.frame for packet in one.packets]
-        for spot, one in zip(devices, seen, strict=True)
-    }
-    for leg in found.legs:
-        for hop in leg.hops:
-            if hop.kind == "device":
-                assert hop.view is not None
-                assert frames[str(hop.spot)].count(hop.view.frame) == (
-                    2 if hop.spot.interface == "lo" else 1  # out, and in again
-                ), hop
-    return found
 
 
 def test_two_nodes_by_vxlan(vxlan: LiveLab) -> None:
     found = checked(vxlan, "container-1", "node2/container-2", Request("tcp", 80))
     there = fine(found)
-    devices = [label for label in labels(there) if ":" in label]
-    veths = [re.sub(r"veth\w+", "veth*", label) for label in devices]
-    assert veths == [
+    assert devices(there) == [
         "node1/container-1:eth0 out", "node1:veth* in", "node1:docker0 in", "node1:flannel.1 out",
         "node1:eth0 out", "lan:node1 in", "lan:node2 out", "node2:eth0 in", "node2:flannel.1 in",
         "node2:docker0 out", "node2:veth* out", "node2/container-2:eth0 in",
@@ -232,25 +171,6 @@ def test_two_containers_of_one_bridge_and_one_with_itself(docker: LiveLab) -> No
 # -- rules, against what lists them ---------------------------------------------------
 
 
-def listed(node: Place, table: str, chain: str, family: str, kind: str) -> list[str]:
-    """The rules of a chain, as the program that wrote them lists them."""
-    if kind == "nftables":
-        text = node.run(["nft", "-s", "list", "chain", family, table, chain]).stdout
-        inner = [line.strip() for line in text.splitlines()[2:-2]]
-        lines = [line for line in inner if not line.startswith("type ")]
-        return [re.sub(r"\s*\bcounter\b", "", line).strip() for line in lines]
-    program = f"{kind}-save"
-    text = node.run([program, "-t", table]).stdout
-    return [line for line in text.splitlines() if line.startswith(f"-A {chain} ")]
-
-
-def counted(node: Place, kind: str) -> dict[str, int]:
-    """The packets of each rule of iptables."""
-    text = node.run([f"{kind}-save", "-c"]).stdout
-    found = re.findall(r"^\[(\d+):\d+\] (-A .*)$", text, re.MULTILINE)
-    return {rule: int(count) for count, rule in found}
-
-
 def test_rules_have_their_text_position_and_counter(
     docker: LiveLab, request: pytest.FixtureRequest
 ) -> None:
@@ -258,18 +178,13 @@ def test_rules_have_their_text_position_and_counter(
     node = docker.node("host")
     before = counted(node, kind) if kind != "nftables" else {}
     found = walk(docker, "outside", "host", Request("tcp", 8080))
-    rules = [
-        rule for hop in fine(found).hops for rule in hop.rules
-        if hop.spot.machine == "host" and rule.position
-    ]  # fmt: skip
-    assert len(rules) >= 4
-    for rule in rules:
-        lines = listed(node, rule.table, rule.chain, rule.family, kind)
-        assert lines[rule.position - 1] == rule.text
+    there = fine(found)
+    assert len(rules(there)) >= 4
+    all_listed(docker, there, lambda _: kind)
     if kind != "nftables":
         after = counted(node, kind)
         risen = {rule for rule, count in after.items() if count > before.get(rule, 0)}
-        assert {rule.text for rule in rules} <= risen
+        assert {rule.text for rule in rules(there)} <= risen
 
 
 # -- losses ------------------------------------------------------------------------------
@@ -412,8 +327,8 @@ def test_walks_at_the_same_time_are_all_right(row: LiveLab) -> None:
     finally:
         b.run(["iptables-legacy", "-F"])
     for one in found:
-        rules = [rule.text for hop in fine(one).hops for rule in hop.rules]
-        assert "-A FORWARD -p icmp -j ACCEPT" in rules
+        met = [rule.text for rule in rules(fine(one))]
+        assert "-A FORWARD -p icmp -j ACCEPT" in met
         assert [leg.copies for leg in one.legs] == [0, 0]
         assert one.hops == found[0].hops
 
