@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 NUMBERS = (0x10000000, 0x70000000)  # a token must be a positive number of 32 bits
 PORTS = (61000, 65500)  # above the kernel's own choice (net.ipv4.ip_local_port_range)
+ATTEMPTS = 3  # a source port may be taken, by an earlier connection in TIME-WAIT, too
 
 
 def walk(
@@ -90,12 +91,15 @@ class _Run:
             Request(self.target.protocol, self.target.port) if self.target.protocol else Request()
         )
         self._reached: tuple[str, str] | None = None
-        number = NUMBERS[0] + secrets.randbelow(NUMBERS[1] - NUMBERS[0])
-        port = PORTS[0] + secrets.randbelow(PORTS[1] - PORTS[0])
-        self.signature = Signature(self.request.protocol, family, number, port)
+        self.signature = self._signed()
         self.posts = {post.key: post for post in posts(lab, self.inventory)}
         if self.source.place not in self.posts:
             raise LabError(f"{source} does not answer", hint="`testbed status` shows what runs")
+
+    def _signed(self) -> Signature:
+        number = NUMBERS[0] + secrets.randbelow(NUMBERS[1] - NUMBERS[0])
+        port = PORTS[0] + secrets.randbelow(PORTS[1] - PORTS[0])
+        return Signature(self.request.protocol, self.family, number, port)
 
     def _resolve(self, name: str) -> str:
         """Return the address of a name as the source resolves it; "" for an unknown one."""
@@ -118,9 +122,13 @@ class _Run:
 
     def walk(self) -> Walk:
         started = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        with Watch(self.lab, self.posts.values(), self.signature.marks()) as watched:
-            outcome = self._send()
-            watched.settle()
+        for _ in range(ATTEMPTS):
+            with Watch(self.lab, self.posts.values(), self.signature.marks()) as watched:
+                outcome = self._send()
+                watched.settle()
+            if not outcome["taken"]:
+                break
+            self.signature = self._signed()
         self.warnings += watched.warnings
         seen = {key: self._seen(self.posts[key], data) for key, data in watched.found.items()}
         self._read_rules(seen)

@@ -27,6 +27,7 @@ ECHO = {socket.AF_INET: (8, 0), socket.AF_INET6: (128, 129)}  # request, reply
 DISCOVER = {socket.AF_INET: (socket.IPPROTO_IP, 10), socket.AF_INET6: (socket.IPPROTO_IPV6, 23)}
 DO_NOT_FRAGMENT = 2  # IP_PMTUDISC_DO
 REPLY = 1 << 16
+TAKEN = {errno.EADDRINUSE, errno.EADDRNOTAVAIL}  # by bind(2), and by connect(2) for a same pair
 
 
 def checksum(data: bytes) -> int:
@@ -51,11 +52,13 @@ def send(given: dict[str, Any]) -> dict[str, Any]:
     ``given`` has "protocol" ("icmp", "tcp", "udp"), "family" (4, 6), "address", "port", "sport",
     "number" (token or sequence number), "size" of the data in octets, "http" (a path, or ""),
     "host", and "seconds" to wait. Return "outcome": "answered", "refused", "silent" or "error"
-    with "error"; "sent" (nanoseconds since the epoch), "source", "seconds" and "text".
+    with "error"; "sent" (nanoseconds since the epoch), "source", "seconds" and "text"; and
+    "taken", which tells that nothing was sent because the source port is in use.
     """
     family = socket.AF_INET if given["family"] == 4 else socket.AF_INET6
     work = {"icmp": _echo, "tcp": _connect, "udp": _datagram}[given["protocol"]]
     found: dict[str, Any] = {"outcome": "silent", "error": "", "text": "", "source": ""}
+    found["taken"] = False
     found["sent"] = time.time_ns()
     begin = time.monotonic()
     try:
@@ -65,6 +68,7 @@ def send(given: dict[str, Any]) -> dict[str, Any]:
     except OSError as error:
         found["outcome"] = "refused" if error.errno == errno.ECONNREFUSED else "error"
         found["error"] = os.strerror(error.errno or 0)
+        found["taken"] = error.errno in TAKEN
     found["seconds"] = time.monotonic() - begin
     return found
 

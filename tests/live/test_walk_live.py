@@ -291,6 +291,24 @@ def test_a_lost_packet_has_its_place_and_its_cause(row: LiveLab, name: str) -> N
     fine(walk(row, "a", whole, Request(), family=family))
 
 
+TAKE = (
+    "import socket; s = socket.create_server(('', 61007)); print('taken', flush=True); s.accept()"
+)
+
+
+def test_a_source_port_that_is_taken_is_not_used(
+    row: LiveLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by an earlier walk, whose connection is in the state TIME-WAIT for a minute."""
+    chosen = iter([1, 7, 2, 8])  # a token and a port, and again
+    monkeypatch.setattr("testbed.walk.run.secrets.randbelow", lambda _: next(chosen))
+    with row.node("a").spawn(["python3", "-c", TAKE]) as taker:
+        assert until(lambda: b"taken" in taker.out, 60)
+        first = fine(walk(row, "a", C, Request("tcp", 80))).hops[1:]
+        taker.kill()
+    assert {hop.view.sport for hop in first if hop.view is not None} == {61008}
+
+
 def test_an_answer_that_is_lost(row: LiveLab) -> None:
     row.node("c").run(["ip", "route", "del", "default"])
     try:
