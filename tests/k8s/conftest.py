@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 from collections.abc import Iterator
@@ -10,6 +11,10 @@ from typing import Any
 
 import pytest
 from crash.means import SECONDS, TESTBED, Bed, Watch
+
+from testbed.labs.lab import Lab
+from testbed.labs.live import LiveLab
+from testbed.settings import settings
 
 LAB = "k8s-two-node"
 #: A Pod on each node, behind one Service, and a Pod that asks.
@@ -70,6 +75,11 @@ class Cluster:
     def fetch(self, pod: str, url: str) -> Any:
         """Return a Pod's answer: the server's name, and the client that it saw."""
         return json.loads(self.kubectl("exec", pod, "--", "curl", "-s", "-m", "5", url))
+
+    @contextlib.contextmanager
+    def live(self) -> Iterator[LiveLab]:
+        with LiveLab(Lab(self.lab, settings(state_folder=self.bed.state)).context()) as lab:
+            yield lab
 
     def on(self, node: str, *argv: str) -> str:
         return self.bed.must("exec", "-l", self.lab, node, "--", *argv).stdout

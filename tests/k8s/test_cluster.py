@@ -12,6 +12,7 @@ import pytest
 from crash.means import SECONDS, TESTBED
 
 from k8s.conftest import LAB
+from k8s.walked import services_walked
 from testbed.settings import settings
 from testbed.topology.load import names
 
@@ -319,3 +320,12 @@ def test_the_graph_has_pods_with_their_namespaces_and_services(cluster: Cluster)
     assert web["addresses"] == cluster.get("service", "web")["spec"]["clusterIPs"]
     assert web["ports"] == ["80/tcp"]
     assert web["backends"] == sorted(f"{cluster.address(pod)}:80" for pod in ("web-1", "web-2"))
+
+
+def test_walks_between_pods_to_a_service_and_from_outside(cluster: Cluster) -> None:
+    services_walked(
+        cluster, "vxlan",
+        # flanneld writes by iptables.
+        lambda rule: "nftables" if rule.table == "kube-proxy" else "iptables-nft",
+        nat="dnat ip to", masquerade="masquerade fully-random",
+    )  # fmt: skip

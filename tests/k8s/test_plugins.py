@@ -14,6 +14,8 @@ import archives
 import pytest
 from crash.means import Bed, Watch
 
+from k8s.conftest import PODS, Cluster
+from k8s.walked import services_walked
 from testbed import kernel
 from testbed.artifacts import Store
 from testbed.catalogues.shipped import FOLDER
@@ -66,6 +68,14 @@ def test_bgp_joins_the_pods_and_heals(bed: Bed, proxy: str) -> None:
     bed.must("up", LAB, "--cni", "bgp", "--proxy", proxy, "-q")
     assert bed.status(LAB)["ok"]
     checked(bed, "test_plugins.py")
+    if proxy == "iptables":  # test_cluster.py has the other
+        cluster = Cluster(bed)
+        cluster.kubectl("apply", "-f", "-", input=PODS)
+        cluster.kubectl("wait", "--for=condition=Ready", "pod", "--all", "--timeout=120s")
+        services_walked(
+            cluster, "routes", lambda _: "iptables-nft",
+            nat="-j DNAT --to-destination", masquerade="-j MASQUERADE --random-fully",
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize("name", BROUGHT)
