@@ -30,6 +30,7 @@ BLOCK = re.compile(r"\t?(table|chain) (?:(\w+) )?(\S+) \{ # handle \d+")
 HOOK = re.compile(
     r"\t\ttype (\w+) hook (\w+) (?:devices? .* )?priority ([^;]+);(?: policy (\w+);)?"
 )
+COMMENT = re.compile(r'\t\tcomment ".*"')  # of the chain; that of a rule ends with its handle
 HANDLE = re.compile(r" ?# handle (\d+)$")
 #: Hooks of the built-in chains of iptables.
 BUILT_IN = {"PREROUTING": "prerouting", "INPUT": "input", "FORWARD": "forward",
@@ -147,6 +148,8 @@ def nft_chains(text: str) -> Iterator[Chain]:
         if not begun and line == "\t}":
             yield chain
             chain = None
+        elif not begun and COMMENT.fullmatch(line):
+            continue
         elif not begun and (hook := HOOK.match(line)):
             chain.kind, chain.hook, chain.priority = hook[1], hook[2], hook[3]
             chain.policy = hook[4] or "accept"

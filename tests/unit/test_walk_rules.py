@@ -94,6 +94,12 @@ def test_a_rule_over_several_lines_is_one() -> None:
     assert chain.texts[1] == 'ip saddr 10.0.0.0/8 masquerade comment "# handle 3"'
 
 
+def test_the_comment_of_a_chain_is_no_rule() -> None:
+    text = NFT.replace("\t\ttype filter hook post", '\t\tcomment "mine"\n\t\ttype filter hook post')
+    text = text.replace('\t\tiifname "docker0"', '\t\tcomment "its"\n\t\tiifname "docker0"')
+    assert parse(printed(text)) == parse(printed(NFT))
+
+
 def test_tables_of_one_name_in_several_families_are_told_apart() -> None:
     """Handles count from 1 in each table."""
     tables = [
