@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING
 
+from testbed.observe.graph import TUNNELS
 from testbed.walk.frames import PROTOCOLS, Direction, Sighting, Signature, view
 from testbed.walk.model import Change, Fact, Hop, Rule, Spot, View
 from testbed.walk.rules import BUILT_IN, Ruleset
@@ -27,6 +28,9 @@ HOOKS = ("ingress", "prerouting", "input", "forward", "output", "postrouting", "
 PRIORITY = {"raw": -300, "mangle": -150, "nat": -100, "filter": 0, "security": 50}
 SOURCE_NAT = 100
 NAMED = {"raw": -300, "mangle": -150, "dstnat": -100, "filter": 0, "security": 50, "srcnat": 100}
+#: Devices whose frames come out at a known place. What a tunnel sends is carried by other packets,
+#: which nobody sees if they are encrypted (wireguard).
+LEADING = TUNNELS | {"veth"}
 #: Fields of a view that a hop compares with the hop before.
 COMPARED = tuple(
     one.name
@@ -492,7 +496,7 @@ def _between(
     if before is not None and after is not None and before.place != after.place:
         found = _end(before, places, waiting) if before.point == "in" else []
         link = places[before.place].links.get(before.device)
-        elsewhere = link is not None and link.kind == "veth" and not _joined(places, before, after)
+        elsewhere = link is not None and link.kind in LEADING and not _joined(places, before, after)
         if before.point == "in" or elsewhere or not _same_frame(before, after):
             text = f"what is between {before.device} and {after.device} is not watched"
             blind = (Fact(text, "inferred"),)

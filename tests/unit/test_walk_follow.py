@@ -162,6 +162,18 @@ def test_what_was_not_seen_is_a_hop_that_says_so() -> None:
     assert [hop.facts[0].origin for hop in blind] == ["inferred"]
 
 
+def test_what_an_encrypted_tunnel_carries_is_a_hop_that_says_so() -> None:
+    places = keyed(*(
+        seen(name, "", [link("wg0", 1, kind="wireguard", addresses=(address,))],
+             [(time, "wg0", point, PING)])
+        for name, address, time, point in (
+            ("a", "10.0.0.2/24", 10, OUT), ("b", "10.0.0.3/24", 20, IN),
+        )
+    ))  # fmt: skip
+    found = made(trail("there", places, ("a", ""), ("b", "")), places)
+    assert [hop.kind for hop in found] == ["route", "device", "blind", "device", "route"]
+
+
 def test_a_packet_to_itself_passes_the_loopback() -> None:
     lo = frame("00:00:00:00:00:00", "00:00:00:00:00:00", ip("127.0.0.1", "127.0.0.1", echo()))
     places = keyed(seen("a", "", [link("lo", 1, loopback=True)], [
