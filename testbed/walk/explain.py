@@ -407,13 +407,16 @@ def _flags(text: str) -> set[str]:
 
 
 def _refused_at_ingress(last: Hop, about: About) -> list[Fact]:
-    """Return what drops frames before netfilter sees them: a filter of tc(8)."""
+    """Return a filter of tc(8) that drops frames before netfilter sees them.
+
+    It is not known whether it has dropped this one.
+    """
     question, text = about.get("ingress", (None, ""))
     lines = [" ".join(line.split()) for line in text.splitlines() if "drop" in line]
     if question is None or not lines:
         return []
-    return [Fact(f"tc drops at the ingress of {last.spot.interface}: {lines[0]}", "asked",
-                 question.text)]  # fmt: skip
+    text = f"a filter of tc at the ingress of {last.spot.interface} drops: {lines[0]}"
+    return [Fact(text, "asked", question.text)]
 
 
 def _on_the_link(last: Hop, about: About) -> list[Fact]:

@@ -126,7 +126,7 @@ def test_answers_belong_to_their_questions() -> None:
     (routed("10.2.0.0/24 dev eth1"),
      {"queue": "qdisc netem 1: dev eth1 root loss 100%\nqdisc netem 1: dev eth2 root loss 1%"},
      "the queue of eth1"),
-    ([IN], {"ingress": "filter protocol all action drop"}, "tc drops at the ingress of eth0"),
+    ([IN], {"ingress": "filter protocol all action drop"}, "tc at the ingress of eth0 drops"),
     ([OUT], {"links": "3: eth1@if4: <BROADCAST,UP> mtu 1500"}, "eth1 is down"),
     ([OUT], {"links": "3: eth1@if4: <BROADCAST,UP,LOWER_UP> mtu 1500"}, "did not receive it"),
     ([], {"route": "RTNETLINK answers: Network is unreachable"}, "Network is unreachable"),
