@@ -144,14 +144,7 @@ class _Leg:
     def __init__(self, sheet: Sheet, leg: Leg, top: float, translate: Translate) -> None:
         self._sheet, self._leg, self._top, self._ = sheet, leg, top, translate
         groups = words.groups(leg)
-        self._cards = [
-            Card(
-                one.machine,
-                [(s, [_stop(hop, translate) for hop in hops]) for s, hops in one.spaces],
-            )
-            for one in groups
-            if not one.fabric
-        ]
+        self._cards = [_card(one, translate) for one in groups if not one.fabric]
         #: The network before each card, by the card's index.
         self._networks: dict[int, str] = {}
         index = 0
