@@ -7,6 +7,7 @@ tools.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from itertools import groupby
@@ -182,6 +183,7 @@ def fold(graph: Graph) -> Graph:
     with ``name``, ``addresses`` and ``spaces``, and with the name of the first as ``like``.
     Many routes by the same device become one, too.
     """
+    alike = {one["name"]: repr(_kind(one)) for one in graph["nodes"]}  # with all its routes
     graph = {
         **graph,
         "nodes": [{**one, "routes": _fold_routes(one["routes"])} for one in graph["nodes"]],
@@ -190,10 +192,10 @@ def fold(graph: Graph) -> Graph:
         return graph
     kinds: dict[str, list[Mapping[str, Any]]] = {}
     for one in graph["nodes"]:
-        kinds.setdefault(repr(_kind(one)), []).append(one)
+        kinds.setdefault(alike[one["name"]], []).append(one)
     nodes = []
     for one in graph["nodes"]:
-        first, *others = kinds[repr(_kind(one))]
+        first, *others = kinds[alike[one["name"]]]
         if len(others) < ALIKE or one is first:
             nodes.append(one)
         if len(others) >= ALIKE and one is first:
@@ -237,10 +239,16 @@ def _fold_routes(routes: list[Mapping[str, str]]) -> list[Mapping[str, str]]:
 
 def _kind(one: Mapping[str, Any]) -> tuple[Any, ...]:
     """Return what nodes of one kind have in common: all but names and addresses."""
+    names = {  # that of a veth device of a container is invented
+        link["name"]: "" if link["kind"] == "veth" and not link.get("joins") else link["name"]
+        for link in one["links"]
+    }
     links = [
         (
-            "" if link["kind"] == "veth" and not link.get("joins") else link["name"],
+            names[link["name"]],
             link["kind"],
+            (link.get("vni"), link.get("port")),
+            link["mtu"],
             link["up"],
             link["master"],
             link.get("joins", ""),
@@ -252,7 +260,15 @@ def _kind(one: Mapping[str, Any]) -> tuple[Any, ...]:
         (space["kind"], space.get("mode"), len(space["links"]), len(space.get("published", ())))
         for space in one["spaces"]
     ]
-    return (one["roles"], one["gateway"], one["error"], sorted(links), sorted(spaces))
+    routes = Counter(names.get(route["dev"], "") for route in one["routes"])
+    return (
+        one["roles"],
+        one["gateway"],
+        one["error"],
+        sorted(links, key=repr),
+        sorted(spaces, key=repr),
+        sorted(routes.items()),
+    )
 
 
 def _crowd(first: Mapping[str, Any], others: list[Mapping[str, Any]]) -> dict[str, Any]:

@@ -151,7 +151,7 @@ def test_nodes_of_one_kind_become_one() -> None:
     assert lan["ports"] == [["node1", "eth0"], ["node2", "eth0"], ["node3 … node30", "eth0"]]
 
 
-@pytest.mark.parametrize("what", ["error", "down", "container"])
+@pytest.mark.parametrize("what", ["error", "down", "container", "mtu", "vni", "route"])
 def test_a_node_that_differs_is_shown_by_itself(what: str) -> None:
     drawn = many()
     odd = drawn["nodes"][9]
@@ -159,6 +159,10 @@ def test_a_node_that_differs_is_shown_by_itself(what: str) -> None:
         odd["error"] = "does not answer"
     elif what == "down":
         odd["links"][0]["up"] = False
+    elif what in ("mtu", "vni"):
+        odd["links"][2][what] = 7
+    elif what == "route":
+        del odd["routes"][-1]
     else:
         odd["spaces"] = []
     names = [one["name"] for one in fold(drawn)["nodes"]]
