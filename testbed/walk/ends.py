@@ -65,7 +65,7 @@ def target_of(
     for an unknown word, LabError for a place without an address of the family.
     """
     if _is_address(word):
-        if ip_address(word).version != family:
+        if ip_address(word).version != family or _is_mapped(word):
             hint = "leave out -6" if family == 6 else "-6 chooses IPv6"
             raise UsageError(f"{word} is not an address of IPv{family}", where=word, hint=hint)
         owner = _owner(inventory, word)
@@ -77,6 +77,8 @@ def target_of(
         if word in {service.name, service.name.rpartition("/")[2]}:
             return _service(service, word, family)
     if address := resolve(word):
+        if _is_mapped(address):
+            raise LabError(f"{word} has no address of IPv6", hint="leave out -6")
         owner = _owner(inventory, address)
         return End(word, *(owner.place or ("", "") if owner else ("", "")), address=address)
     raise _unknown(inventory, word)
@@ -93,6 +95,11 @@ def _is_address(word: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _is_mapped(address: str) -> bool:
+    """Tell whether an address of IPv6 stands for one of IPv4 (RFC 4291, section 2.5.5.2)."""
+    return bool(getattr(ip_address(address), "ipv4_mapped", None))
 
 
 def _owner(inventory: Inventory, address: str) -> End | None:
@@ -128,7 +135,7 @@ def _addressed(inventory: Inventory, end: End, source: End, family: int) -> End:
         return End(end.word, end.machine, end.space, address)
     raise LabError(
         f"{end.word} has no address of IPv{family}",
-        hint="give the address to send to" if family == 4 else "without -6 it is IPv4",
+        hint="give the address to send to" if family == 4 else "leave out -6",
     )
 
 

@@ -97,6 +97,15 @@ def test_a_name_is_asked_of_the_source() -> None:
         target_of(INVENTORY, "shop.invalid", source, 4, nothing)
 
 
+def test_a_name_with_an_address_of_ipv4_alone_is_no_target_of_ipv6() -> None:
+    """getaddrinfo(3) gives a mapped address then, to which a socket sends IPv4."""
+    with pytest.raises(LabError) as error:
+        target_of(INVENTORY, "shop", source_of(INVENTORY, "web"), 6, lambda _: "::ffff:10.0.0.2")
+    assert error.value.hint == "leave out -6"
+    with pytest.raises(UsageError):
+        target("::ffff:10.0.0.2", family=6)
+
+
 def test_an_address_of_another_family_is_refused() -> None:
     for word, family, hint in (("fd00::1", 4, "-6 chooses"), ("10.0.0.2", 6, "leave out -6")):
         with pytest.raises(UsageError) as error:
