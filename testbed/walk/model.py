@@ -187,7 +187,7 @@ class Walk:
     source: str  #: as typed
     target: str  #: as typed
     request: str
-    started: str  #: RFC 3339, UTC
+    started: str  #: when the request was sent, by the source's clock: RFC 3339, UTC
     legs: tuple[Leg, ...]
     names: Mapping[str, str]  #: an address of the lab to the name of its owner
     warnings: tuple[str, ...] = ()

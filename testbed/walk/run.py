@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from testbed.observe.inventory import Inventory
 
 NUMBERS = (0x10000000, 0x70000000)  # a token must be a positive number of 32 bits
+NOT_RUN = {126, 127}  # status of a command that was not found, or could not be executed
 PORTS = (61000, 65500)  # above the kernel's own choice (net.ipv4.ip_local_port_range)
 ATTEMPTS = 3  # a source port may be taken, by an earlier connection in TIME-WAIT, too
 
@@ -104,24 +105,20 @@ class _Run:
     def _resolve(self, name: str) -> str:
         """Return the address of a name as the source resolves it; "" for an unknown one."""
         argv = ["getent", f"ahostsv{self.family}", name]
-        node = self.lab.node(self.source.machine)
-        for mounts in (True, False):
-            if not self.source.space:
-                result = node.run(argv, check=False)
-            else:
-                try:
-                    container = self.lab.container(self.source.space, node=self.source.machine)
-                except LabError:  # a Pod, or a named namespace
-                    return ""
-                result = container.run(argv, mounts=mounts, check=False)
-            if result.ok:
-                return result.stdout.split()[0] if result.stdout.split() else ""
-        return ""
+        if not self.source.space:
+            return _first(self.lab.node(self.source.machine).run(argv, check=False).stdout)
+        try:
+            container = self.lab.container(self.source.space, node=self.source.machine)
+        except LabError:  # a Pod, or a named namespace
+            return ""
+        result = container.run(argv, mounts=True, check=False)
+        if result.status in NOT_RUN:  # its image has no getent
+            result = container.run(argv, mounts=False, check=False)
+        return _first(result.stdout)
 
     # -- the request ----------------------------------------------------------------
 
     def walk(self) -> Walk:
-        started = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         for _ in range(ATTEMPTS):
             with Watch(self.lab, self.posts.values(), self.signature.marks()) as watched:
                 outcome = self._send()
@@ -133,6 +130,8 @@ class _Run:
         seen = {key: self._seen(self.posts[key], data) for key, data in watched.found.items()}
         self._read_rules(seen)
         legs = list(self._legs(seen, outcome))
+        sent = datetime.fromtimestamp(outcome["sent"] / 1e9, UTC)
+        started = sent.isoformat(timespec="microseconds").replace("+00:00", "Z")
         return Walk(
             self.lab.name,
             *self.words,
@@ -369,6 +368,11 @@ class _Run:
         for answers in self._each(ask, list(by_place)):
             found |= answers
         return found
+
+
+def _first(text: str) -> str:
+    """Return the first word of a text; "" if it has none."""
+    return next(iter(text.split()), "")
 
 
 def _icmp_text(packet: Any) -> str:
