@@ -191,7 +191,7 @@ def test_a_saved_lab_is_saved_as_the_same(testbed: Testbed, folder: Path) -> Non
         "b sysctl -qw net.ipv4.conf.eth0.rp_filter=2 net.ipv4.ip_forward=1",
         "b ip address add 10.168.0.33/24 dev eth0",
         "a docker network create --subnet 172.30.0.0/24 front",
-        "a docker run -d --name other --network front --ip 172.30.0.10 -e A=b -p 8080:80 nginx",
+        "a docker run -d --name other --network front --ip 172.30.0.10 -e A=b -p 8081:80 nginx",
         "a docker rm -f web",
     ):
         fine(testbed("exec", *line.split()))
