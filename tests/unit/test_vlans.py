@@ -149,6 +149,7 @@ class Fabric:
 
     def __init__(self) -> None:
         self.told: list[str] = []
+        self.filters: dict[str, str] = {}
         self.init = SimpleNamespace(pid=1, alive=lambda: True)
 
     def run(self, argv: Sequence[str], *, input: bytes = b"") -> Any:
@@ -165,8 +166,15 @@ def fabric(monkeypatch: pytest.MonkeyPatch) -> Fabric:
         name: {"state": "up", "master": "br-plain" if name.endswith(".1") else "br-lan"}
         for name in ("a", "a.1", "b", "c", "d", "d.1")
     }
-    bridges = {name: {"state": "up", "master": ""} for name in ("br-lan", "br-plain")}
-    monkeypatch.setattr(netns, "_links", lambda _: links | bridges)
+
+    def shown(_: object) -> dict[str, dict[str, str]]:
+        plain = {"state": "up", "master": ""}
+        return links | {
+            name: {**plain, "filters": found.filters.get(name, "")}
+            for name in ("br-lan", "br-plain")
+        }
+
+    monkeypatch.setattr(netns, "_links", shown)
     monkeypatch.setattr(NetnsProvider, "fabric", lambda *_: found)
     monkeypatch.setattr(
         NetnsProvider, "_batch", lambda _self, _pid, _where, lines: found.told.extend(lines)
@@ -197,3 +205,23 @@ def test_the_bridge_filters_and_ports_are_restored(fabric: Fabric, tmp_path: Pat
         "link set dev c master br-lan up",
         *vlans.lines("c", topology().nodes["c"].ports[0], vlans.read(SHOWN)["c"]),
     ]
+
+
+def test_a_bridge_filters_as_long_as_the_file_has_vlans(fabric: Fabric, tmp_path: Path) -> None:
+    provider = NetnsProvider(tmp_path, lambda: tmp_path)
+    fabric.filters["br-lan"] = vlans.FILTERS
+    provider.create_fabric("v", topology())
+    assert fabric.told == [], "it does already"
+    text = TEXT.replace(", vlan: 10", "").replace("{trunk: [10, 20]}", "{}")
+    text = text.replace(", vlan: 30, trunk: [10]", "")
+    provider.create_fabric("v", topology(text))
+    # Frames with tags pass again.
+    assert fabric.told == ["link set dev br-lan type bridge vlan_filtering 0"]
+
+
+@pytest.mark.parametrize(("value", "words"), [(0, ""), (1, "vlan_filtering 1")])
+def test_the_filter_is_read(value: int, words: str) -> None:
+    data = {"stp_state": 0, "vlan_filtering": value}
+    assert vlans.filters({"linkinfo": {"info_kind": "bridge", "info_data": data}}) == words
+    assert vlans.filters({"linkinfo": {"info_kind": "veth"}}) == ""
+    assert vlans.filters({}) == ""

@@ -256,11 +256,11 @@ class NetnsProvider(OneByOne):
         filtered = vlans.networks(topology)
         for network in self._bridged(topology):
             bridge = bridge_of(network)
-            filters = f" {vlans.FILTERS}" if network in filtered else ""
+            filters = vlans.FILTERS if network in filtered else ""
             if bridge not in there:
-                lines.append(f"link add name {bridge} type bridge mcast_snooping 0{filters}")
-            elif filters:
-                lines.append(f"link set dev {bridge} type bridge{filters}")
+                lines.append(f"link add name {bridge} type bridge mcast_snooping 0 {filters}")
+            elif filters != there[bridge]["filters"]:  # a kernel without the filter refuses both
+                lines.append(f"link set dev {bridge} type bridge {filters or vlans.PLAIN}")
             if bridge not in there or there[bridge]["state"] == "down":
                 lines.append(f"link set dev {bridge} up")
         if lines:
@@ -665,12 +665,16 @@ def veth(name: str, peer: str, mtu: int | None = None) -> str:
 
 
 def _links(fabric: NetnsNode) -> dict[str, dict[str, str]]:
-    """Return the links of the fabric by name, each with its state and its bridge."""
-    shown = fabric.run(["ip", "-j", "link"]).json() or []
+    """Return the links of the fabric by name, each with its state and its bridge.
+
+    Of a bridge, ``filters`` is its setting if it filters VLANs, else empty.
+    """
+    shown = fabric.run(["ip", "-j", "-d", "link"]).json() or []
     return {
         entry["ifname"]: {
             "state": wiring.state_of(entry["flags"]),
             "master": entry.get("master", ""),
+            "filters": vlans.filters(entry),
         }
         for entry in shown
     }

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from testbed.topology.ports import Port
 
 #: Settings of a bridge that filters, for ip-link(8).
-FILTERS = "vlan_filtering 1"
+FILTERS, PLAIN = "vlan_filtering 1", "vlan_filtering 0"
 LOOK = ("bridge", "-j", "vlan", "show")
 DEFAULT = 1  # VLAN of a new port of a bridge, without a tag
 
@@ -23,6 +23,12 @@ def networks(topology: Topology) -> set[str]:
     """Return the names of the networks with VLANs."""
     ports = (port for node in topology.nodes.values() for port in node.ports)
     return {port.network for port in ports if port.vlan or port.trunk}
+
+
+def filters(link: Mapping[str, Any]) -> str:
+    """Return :data:`FILTERS` for a bridge that filters, from `ip -d link`; else an empty text."""
+    data = link.get("linkinfo", {}).get("info_data", {})
+    return FILTERS if data.get("vlan_filtering") else ""
 
 
 def wanted(port: Port) -> dict[int, bool]:
