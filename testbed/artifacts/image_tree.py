@@ -48,7 +48,7 @@ class ImageTree(Source):
         return (folder / CONFIG).is_file()
 
     def fill(self, job: Job) -> str:
-        # Other users must not reach the image's setuid programs.
+        # Owners are the image's (owner.give_tree), and other users must not reach setuid programs.
         job.into.chmod(0o700)
         with archive.layers(self.path, self.image) as (config, layers):
             if not 0 < len(layers) <= MOST:

@@ -84,6 +84,8 @@ class PackageTree(Source):
             "folders": maintainer.folders("\n".join(_lines(tree, "tmpfiles.d"))),
         }
         (job.into / ABOUT).write_text(json.dumps(about, indent=1), encoding="utf-8")
+        # Owners are the packages' (owner.give_tree), and others must not reach setuid programs.
+        job.into.chmod(0o700)
         first = release.packages(self.packages)[0]
         return got.versions.get(first) or _installed_version(job, first)
 

@@ -166,6 +166,7 @@ def test_a_tree_has_the_programs_where_this_machine_has_its_own(
 ) -> None:
     source, into = PackageTree(("tool",)), tmp_path / "into"
     assert source.fill(job(Apt())) == "1.0"
+    assert into.stat().st_mode & 0o777 == 0o700, "its owners are data, also under sudo"
     tree = into / "tree"
     assert sorted(p.name for p in tree.iterdir()) == ["usr"]
     assert (tree / "usr/bin/tool.real").is_file()
