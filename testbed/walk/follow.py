@@ -97,12 +97,16 @@ class Visit:
         return (seen.indev, seen.outdev) if seen else ("", "")
 
     @property
+    def is_legacy(self) -> bool:
+        """True for events of iptables-legacy."""
+        return bool(self.events[0].number)
+
+    @property
     def key(self) -> tuple[object, ...]:
         """The chain, devices and addresses: a packet has each once between two devices."""
         first, packet = self.events[0], self.packet
         ends = (packet.src, packet.dst, packet.protocol) if packet else ()
-        kind = bool(first.number)  # of iptables-legacy
-        return (kind, first.family, first.table, first.chain, self.devices, ends)
+        return (self.is_legacy, first.family, first.table, first.chain, self.devices, ends)
 
 
 @dataclass(frozen=True, slots=True)
@@ -372,17 +376,29 @@ class Visits:
 
     def take(self, before: Sighting | None, after: Sighting | None) -> list[Visit]:
         """Return and remove the visits between two sightings, the latter in their order."""
-        taken: list[Visit] = []
-        for one in self._left:
-            if self._fits(one, before, after) and not _is_again(one, taken):
-                taken.append(one)
-            elif taken:
-                break
+        nft, legacy = (
+            self._next(before, after, is_legacy=is_legacy) for is_legacy in (False, True)
+        )  # each in its own order
+        taken = [*nft, *legacy]
         self._left = [one for one in self._left if all(one is not other for other in taken)]
         order = {id(one): number for number, one in enumerate(taken)}
-        if len({bool(one.events[0].number) for one in taken}) > 1:  # iptables of both kinds
+        if nft and legacy:
             taken.sort(key=lambda one: (_rank(one.hook), one.priority, order[id(one)]))
         return taken
+
+    def _next(
+        self, before: Sighting | None, after: Sighting | None, *, is_legacy: bool
+    ) -> list[Visit]:
+        """Return the next visits that fit between two sightings, of one kind of events."""
+        found: list[Visit] = []
+        for one in self._left:
+            if one.is_legacy is not is_legacy:
+                continue
+            if self._fits(one, before, after) and not _is_again(one, found):
+                found.append(one)
+            elif found:
+                break
+        return found
 
     def rest(self) -> list[Visit]:
         """Return the visits of the request's first packet that are left."""

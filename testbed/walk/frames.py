@@ -26,7 +26,8 @@ PROTOCOLS = {ICMP: "icmp", TCP: "tcp", UDP: "udp", ICMPV6: "icmpv6"}
 IN_IP = {4: "ipip", 41: "sit"}  # protocols of IP that carry IP
 WITH_HEADER = {1, 772}  # ARPHRD_ETHER, ARPHRD_LOOPBACK (linux/if_arp.h); others have none
 #: Types of ICMP and ICMPv6 errors, which cite the packet that caused them (RFC 792, RFC 4443).
-ERRORS = {ICMP: {3, 4, 5, 11, 12}, ICMPV6: {1, 2, 3, 4}}
+#: A redirect (5) cites one that was forwarded all the same, and is left out.
+ERRORS = {ICMP: {3, 4, 11, 12}, ICMPV6: {1, 2, 3, 4}}
 REQUEST = {ICMP: 8, ICMPV6: 128}
 #: Offsets of the packet inside, from the outer IP header: IP in IP, GRE, flannel's udp backend,
 #: VXLAN; each over IPv4 and over IPv6.

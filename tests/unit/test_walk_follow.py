@@ -373,6 +373,47 @@ def test_traces_of_both_kinds_may_have_unknown_chains() -> None:
     assert {"raw PREROUTING", "own mine"} <= {*labels}
 
 
+def test_traces_of_both_kinds_are_placed_on_all_of_the_way() -> None:
+    """The events of iptables-legacy come by a socket of their own, after those of nftables."""
+    first = ip("10.1.0.2", "10.2.0.2", echo())
+    later = ip("10.1.0.2", "10.2.0.2", echo(), ttl=63)
+    wrapped = frame(C, D, later)
+    outer = vxlan("192.0.2.1", "192.0.2.2", wrapped)
+    ways = [(first, "veth1", "vx"), (outer, "", "eth0")]
+    events = [
+        event("nat", "POSTROUTING", 5, "accept", packet, 3 + number, into, out)
+        for number, (packet, into, out) in enumerate(ways)
+    ]
+    events += [
+        TraceEvent("mangle", "POSTROUTING", "policy", number=1, family="ip",
+                   seen=Logged(indev=into, outdev=out, packet=decode(packet, 101)))
+        for packet, into, out in ways
+    ]  # fmt: skip
+    places = keyed(seen(
+        "node1", "", [link("veth1", 1), link("vx", 2, kind="vxlan"), link("eth0", 3)],
+        [(20, "veth1", IN, frame(A, B, first)), (30, "vx", OUT, wrapped),
+         (40, "eth0", OUT, frame(A, B, outer))],
+        events=events, rules=RULES,
+    ))  # fmt: skip
+    labels = [hop.label for hop in made(trail("there", places, None, None), places)]
+    both = ["mangle POSTROUTING", "nat POSTROUTING"]
+    assert [one for one in labels if one in both or ":" in one] == [
+        "node1:veth1 in", *both, "node1:vx out", *both, "node1:eth0 out",
+    ]  # fmt: skip
+
+
+def test_a_redirect_is_no_loss() -> None:
+    """A router sends it for a packet that it forwards (RFC 792)."""
+    cited = ip("10.0.0.2", "10.0.0.3", echo())
+    told = [
+        ECHO.tell(
+            decode(ip("10.0.0.1", "10.0.0.2", bytes([kind, 1, 0, 0, 0, 0, 0, 0]) + cited), 101)
+        )
+        for kind in (3, 5)
+    ]
+    assert told == ["error", None]
+
+
 # -- recognising the request -------------------------------------------------------
 
 
