@@ -195,6 +195,17 @@ def has_arrived(hops: Sequence[Hop], addresses: Collection[str], *, answered: bo
     return view is not None and view.dst in addresses
 
 
+def is_answered(outcome: str, errors: Collection[str], address: str) -> bool:
+    """Tell whether an address answered a request, by the outcome that its sender saw.
+
+    "refused" may come of an ICMP error of another machine: ``errors`` are the sources of those
+    that were seen.
+    """
+    if outcome == "refused":
+        return not errors or address in errors
+    return outcome == "answered"
+
+
 #: Arguments: the option of ss(8) and the port. Prints who listens, and the command line of each:
 #: of several processes that of the first one, which has started the others.
 LISTENERS = r"""

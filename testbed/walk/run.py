@@ -318,12 +318,10 @@ class _Run:
     def _is_answered(
         self, seen: Mapping[tuple[str, str], Seen], outcome: Mapping[str, Any]
     ) -> bool:
-        """Tell whether the target answered: a refusal may be an ICMP error of another machine."""
+        """Tell whether the target answered, as :func:`explain.is_answered` has it."""
         errors = {one.packet.src for place in seen.values() for one in place.sightings
                   if one.direction == "error"}  # fmt: skip
-        if outcome["outcome"] == "refused":
-            return not errors or self.target.address in errors
-        return bool(outcome["outcome"] == "answered")
+        return explain.is_answered(outcome["outcome"], errors, self.target.address)
 
     def _last(self, direction: str, hops: Sequence[Hop], outcome: Mapping[str, Any]) -> Hop:
         spot = hops[-1].spot

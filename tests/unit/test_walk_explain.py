@@ -15,6 +15,7 @@ from testbed.walk.explain import (
     command,
     explained,
     has_arrived,
+    is_answered,
     is_dropped,
     listening,
     loss_questions,
@@ -30,6 +31,7 @@ IN = Hop("device", Spot("r", "", "eth0"), "in", view=VIEW)
 OUT = Hop("device", Spot("r", "", "eth1"), "out", view=VIEW)
 ROUTE = Hop("route", Spot("r", "", "eth0"))
 PLACE = ("r", "")
+C = "10.2.0.3"
 
 
 def asked(about: str) -> Question:
@@ -185,6 +187,19 @@ def test_a_packet_arrives_where_its_last_destination_is_local(
 def test_an_answer_tells_more_than_the_routing_table() -> None:
     """The route is asked later, when it may be another one."""
     assert has_arrived([TO_ME, route_of("Network is unreachable")], MINE, answered=True)
+
+
+@pytest.mark.parametrize(("outcome", "errors", "answered"), [
+    ("answered", set(), True),
+    ("answered", {"10.0.0.1"}, True),
+    ("refused", set(), True),  # a reset
+    ("refused", {C}, True),
+    ("refused", {"10.0.0.1"}, False),  # REJECT on the way
+    ("silent", set(), False),
+    ("error", {C}, False),
+])  # fmt: skip
+def test_a_refusal_on_the_way_is_no_answer(outcome: str, errors: set[str], answered: bool) -> None:
+    assert is_answered(outcome, errors, C) is answered
 
 
 def test_questions_about_a_loss_are_those_of_the_last_place() -> None:
