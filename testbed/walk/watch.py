@@ -364,13 +364,23 @@ def close_eyes(eyes: list[Eye]) -> None:
 
 
 def _in_threads(work: Any, items: list[Any]) -> None:
-    """Call a function with shares of a list, at the same time."""
+    """Call a function with shares of a list, at the same time.  Raises the first of its errors."""
     shares = [items[first::THREADS] for first in range(THREADS)]
-    threads = [threading.Thread(target=work, args=(share,)) for share in shares if share]
+    failed: list[BaseException] = []
+
+    def one(share: list[Any]) -> None:
+        try:
+            work(share)
+        except BaseException as error:  # noqa: BLE001  raised again below
+            failed.append(error)
+
+    threads = [threading.Thread(target=one, args=(share,)) for share in shares if share]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    if failed:
+        raise failed[0]
 
 
 def main(text: str) -> None:
