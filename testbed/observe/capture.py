@@ -49,6 +49,9 @@ FLAGS = {
     dpkt.tcp.TH_ACK: "ACK",
     dpkt.tcp.TH_URG: "URG",
 }
+ICMP, TCP, UDP, ICMPV6 = 1, 6, 17, 58  #: protocols of IP
+PROTOCOLS = {ICMP: "icmp", TCP: "tcp", UDP: "udp", ICMPV6: "icmpv6"}
+IN_IP = {4: "ipip", 41: "sit"}  #: protocols of IP that carry IP
 ECHO6 = {128, 129}  # ICMPv6 echo request and reply, RFC 4443
 LINK_ETHERNET = 1
 LINK_RAW = (101, 12, 14, 228)  # packets without a frame: tun devices

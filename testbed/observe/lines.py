@@ -5,14 +5,23 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from testbed.observe.capture import FLANNEL_UDP_PORT, LINK_RAW, VXLAN_PORT, Packet, decode
+from testbed.observe.capture import (
+    FLANNEL_UDP_PORT,
+    ICMP,
+    ICMPV6,
+    IN_IP,
+    LINK_RAW,
+    PROTOCOLS,
+    TCP,
+    UDP,
+    VXLAN_PORT,
+    Packet,
+    decode,
+)
 
 if TYPE_CHECKING:
     from testbed.observe.listen import Seen
 
-ICMP, TCP, UDP, ICMPV6 = 1, 6, 17, 58
-IN_IP = (4, 41)  # protocols of IP that carry IP
-NAMES = {ICMP: "icmp", TCP: "tcp", UDP: "udp", ICMPV6: "icmpv6"}
 #: Types of ICMP and ICMPv6 in tcpdump's words.
 TYPES = {
     (ICMP, 0): "echo reply", (ICMP, 3): "unreachable", (ICMP, 5): "redirect",
@@ -105,7 +114,7 @@ def _fields(packet: Packet) -> dict[str, Any]:
         "dst_mac": packet.dst_mac,
         "src": packet.src,
         "dst": packet.dst,
-        "protocol": NAMES.get(packet.protocol, str(packet.protocol)) if packet.src else "",
+        "protocol": PROTOCOLS.get(packet.protocol, str(packet.protocol)) if packet.src else "",
         "sport": packet.sport,
         "dport": packet.dport,
         "flags": sorted(packet.flags),

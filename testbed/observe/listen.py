@@ -21,14 +21,13 @@ from testbed import process
 from testbed.errors import CommandError, LabError, MachineError, TestbedError, UsageError
 from testbed.observe import taps
 from testbed.observe.pcapng import LINK_ETHERNET, LINK_RAW, REACHES, Direction, Reach
-from testbed.observe.taps import ETHERNET, OUTGOING, Frame, Step, Tap
+from testbed.observe.taps import ETHERNET, INTERPRETER, OUTGOING, Frame, Step, Tap
 from testbed.polling import until
 
 if TYPE_CHECKING:
     from testbed.labs.live import LiveLab
 
 PROGRAM = "tcpdump"
-INTERPRETER = ("python3", "-I", "-S", "-c")
 HOLD = 0.003  # seconds in which packets of several sockets are put in order
 START = 60.0  # for a program on a node; long, for a busy machine
 GONE = "it has ended"

@@ -22,6 +22,8 @@ import sys
 import threading
 from typing import Any
 
+#: Runs a program, the argument after it. It starts in half the time: no user or site modules.
+INTERPRETER = ("python3", "-I", "-S", "-c")
 SETNS = 0x40000000  # CLONE_NEWNET, linux/sched.h
 ALL_FRAMES = 0x0003  # ETH_P_ALL, linux/if_ether.h
 ATTACH_FILTER, TIMESTAMP_NS, BUFFER_FORCE = 26, 35, 33  # asm-generic/socket.h

@@ -29,6 +29,7 @@ from testbed.observe.capture import (
     decode,
     wait_for_sign,
 )
+from testbed.observe.taps import INTERPRETER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -339,7 +340,7 @@ class NftTrace:
 
     def __init__(self, place: Place) -> None:
         self._place = place
-        self._running: Running = place.spawn(["python3", "-I", "-S", "-c", READER])
+        self._running: Running = place.spawn([*INTERPRETER, READER])
         self.messages = b""
 
     def wait_listening(self) -> None:

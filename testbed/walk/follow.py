@@ -11,8 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING
 
+from testbed.observe.capture import PROTOCOLS
 from testbed.observe.graph import TUNNELS
-from testbed.walk.frames import PROTOCOLS, Direction, Sighting, Signature, view
+from testbed.walk.frames import Direction, Sighting, Signature, view
 from testbed.walk.model import Change, Fact, Hop, Rule, Spot, View
 from testbed.walk.rules import BUILT_IN, Ruleset
 from testbed.walk.watch import TABLE

@@ -11,20 +11,23 @@ from typing import Any, Literal
 
 from testbed.observe.capture import (
     FLANNEL_UDP_PORT,
+    ICMP,
+    ICMPV6,
+    IN_IP,
     LINK_ETHERNET,
     LINK_RAW,
+    PROTOCOLS,
+    TCP,
+    UDP,
     Packet,
     decode,
 )
+from testbed.observe.taps import ETHERNET, OUTGOING
 from testbed.walk.model import View
 
 Direction = Literal["there", "back", "error"]
 """``there``: the request. ``back``: its answer. ``error``: an ICMP error that cites the request."""
 
-ICMP, TCP, UDP, ICMPV6 = 1, 6, 17, 58
-PROTOCOLS = {ICMP: "icmp", TCP: "tcp", UDP: "udp", ICMPV6: "icmpv6"}
-IN_IP = {4: "ipip", 41: "sit"}  # protocols of IP that carry IP
-WITH_HEADER = {1, 772}  # ARPHRD_ETHER, ARPHRD_LOOPBACK (linux/if_arp.h); others have none
 #: Types of ICMP and ICMPv6 errors, which cite the packet that caused them (RFC 792, RFC 4443).
 #: A redirect (5) cites one that was forwarded all the same, and is left out.
 ERRORS = {ICMP: {3, 4, 11, 12}, ICMPV6: {1, 2, 3, 4}}
@@ -32,8 +35,7 @@ REQUEST = {ICMP: 8, ICMPV6: 128}
 #: Offsets of the packet inside, from the outer IP header: IP in IP, GRE, flannel's udp backend,
 #: VXLAN; each over IPv4 and over IPv6.
 CARRIED = (20, 24, 28, 50, 40, 44, 48, 70)
-OUTGOING = 4  # PACKET_OUTGOING, linux/if_packet.h
-OTHERHOST = 3  # PACKET_OTHERHOST
+OTHERHOST = 3  # PACKET_OTHERHOST, linux/if_packet.h
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +192,7 @@ def sightings(
 ) -> Iterator[Sighting]:
     """Yield the sightings among the frames that an eye has kept (:class:`watch.Eye`)."""
     for order, (stamp, device, kind, hardware, data) in enumerate(frames):
-        link = LINK_ETHERNET if hardware in WITH_HEADER else LINK_RAW[0]
+        link = LINK_ETHERNET if hardware in ETHERNET else LINK_RAW[0]
         found = layers(decode(data, link, stamp / 1e9), signature)
         if found is None:
             continue

@@ -17,6 +17,7 @@ from testbed.errors import LabError, MachineError
 from testbed.observe import taps
 from testbed.observe.capture import wait_for_sign
 from testbed.observe.places import way_in
+from testbed.observe.taps import INTERPRETER
 from testbed.walk import watch
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ SETTLE = 1.0
 PAUSE = 0.004
 START = 30.0  # for a program to end; long, for a busy machine
 LONGEST = 120.0  # seconds; a program on a node ends then by itself
-INTERPRETER = ("python3", "-I", "-S", "-c")
 #: A program of two modules, of which the second imports from the first.
 BUNDLE = """
 import sys, types

@@ -21,7 +21,7 @@ from testbed.walk.ends import source_of, target_of
 from testbed.walk.follow import Seen
 from testbed.walk.frames import Signature, cited_by, sightings
 from testbed.walk.model import Fact, Hop, Leg, Spot, Walk
-from testbed.walk.observer import INTERPRETER, Post, Watch, posts, program, run
+from testbed.walk.observer import Post, Watch, posts, program, run
 from testbed.walk.request import Request
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ class _Run:
         if post.path:
             found: dict[str, Any] = taps.inside(post.path, lambda: sender.send(given))
             return found
-        argv = [*INTERPRETER, program("send"), json.dumps(given)]
+        argv = [*taps.INTERPRETER, program("send"), json.dumps(given)]
         result = run(self.lab, post, argv)
         if not result.strip():
             raise MachineError(f"{post.name} cannot send a request", hint="it needs python3")

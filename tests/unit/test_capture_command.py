@@ -19,7 +19,7 @@ from testbed.cli import common
 from testbed.errors import MachineError, UsageError
 from testbed.labs.lab import Lab
 from testbed.nodes.fake import Answer, FakeNode
-from testbed.observe import inventory, lines, listen, taps
+from testbed.observe import inventory, lines, taps
 from testbed.observe.inventory import Inventory, Machine, Space
 from testbed.observe.listen import Seen, compiled
 from testbed.observe.pcapng import LINK_ETHERNET, LINK_RAW
@@ -275,7 +275,7 @@ def capture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Capture
         packets = [[0, NOON + n, "eth0", 4 * n, 1, 98, ethernet(PING).hex()] for n in (0, 1)]
         return Answer(out="".join(f"{json.dumps(line)}\n" for line in (head, *packets)).encode())
 
-    bench.provider.script([*listen.INTERPRETER], answer)
+    bench.provider.script([*taps.INTERPRETER], answer)
     lab = Lab("pair", bench.settings)
     lab.up(load_text(PAIR, "pair.yaml"))
     yield lambda *argv: call(tmp_path, "capture", *argv)
