@@ -13,7 +13,7 @@ from testbed.spelling import nearest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from testbed.observe.inventory import Inventory, Service
+    from testbed.observe.inventory import Inventory, Link, Service
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,20 +118,26 @@ def _owner(inventory: Inventory, address: str) -> End | None:
 
 
 def _addressed(inventory: Inventory, end: End, source: End, family: int) -> End:
-    """Return an end with its address: on a network of the source if there is one."""
+    """Return an end with its address.
+
+    It is one on a network of the source if there is any, otherwise one on a network or link of the
+    lab. Those on others, as of the network by which another tool manages its nodes, come last.
+    """
     if end.place == source.place:
         loopback = "127.0.0.1" if family == 4 else "::1"
-        mine = [one for one, _, _ in _addresses(inventory, end, family)]
+        mine = [one for one, *_ in _addresses(inventory, end, family)]
         return End(end.word, end.machine, end.space, mine[0] if mine else loopback)
     theirs = _addresses(inventory, end, family)
     ours = _addresses(inventory, source, family)
     near = [
         address
-        for address, network, joins in theirs
-        for _, mine, mine_joins in ours
-        if (joins and joins == mine_joins) or (mine == network and end.machine == source.machine)
+        for address, network, joins, wired in theirs
+        for _, mine, mine_joins, mine_wired in ours
+        if (joins and joins == mine_joins)
+        or (mine == network and (end.machine == source.machine or (wired and mine_wired)))
     ]
-    for address in [*near, *(address for address, _, _ in theirs)]:
+    theirs.sort(key=lambda one: not one[3])
+    for address in [*near, *(address for address, *_ in theirs)]:
         return End(end.word, end.machine, end.space, address)
     raise LabError(
         f"{end.word} has no address of IPv{family}",
@@ -139,17 +145,24 @@ def _addressed(inventory: Inventory, end: End, source: End, family: int) -> End:
     )
 
 
-def _addresses(inventory: Inventory, end: End, family: int) -> list[tuple[str, str, str]]:
-    """Return the addresses of a place, each with its subnet and the network of the lab."""
+def _addresses(inventory: Inventory, end: End, family: int) -> list[tuple[str, str, str, bool]]:
+    """Return the addresses of a place, each with its subnet and the network of the lab.
+
+    The last value tells whether a network or a link of the lab joins the device to other machines.
+    """
     machine = inventory.machine(end.machine)
     space = machine.space(end.space) if machine else None
     return [
-        (str(ip_interface(one).ip), str(ip_interface(one).network), link.joins)
+        (str(ip_interface(one).ip), str(ip_interface(one).network), link.joins, _wired(end, link))
         for link in (space.links if space else ())
         if link.shown
         for one in link.global_addresses
         if ip_interface(one).version == family
     ]
+
+
+def _wired(end: End, link: Link) -> bool:
+    return bool(link.joins) or (link.peer is not None and link.peer.machine != end.machine)
 
 
 def _service(service: Service, word: str, family: int) -> End:

@@ -15,6 +15,7 @@ from testbed.walk.model import Fact, Hop, Spot, View
 from testbed.walk.request import PORT_MAX
 
 if TYPE_CHECKING:
+    from testbed.observe.inventory import Link
     from testbed.walk.follow import Seen
 
 SEPARATOR = "\036"
@@ -271,10 +272,16 @@ def onward(printed: str, own: Collection[str], known: Collection[str]) -> tuple[
 # -- where and why a packet was lost ----------------------------------------------
 
 
-def lost(hops: Sequence[Hop], answered: Answers, errors: Sequence[Fact] = ()) -> Hop:
+def lost(
+    hops: Sequence[Hop],
+    answered: Answers,
+    errors: Sequence[Fact] = (),
+    links: Mapping[str, Link] | None = None,
+) -> Hop:
     """Return the hop "end" of a packet that did not arrive, with the reason as far as known.
 
-    ``errors`` are facts on the ICMP errors that were seen.
+    ``errors`` are facts on the ICMP errors that were seen, ``links`` the devices of the last
+    namespace by name.
     """
     spot = hops[-1].spot if hops else Spot("")
     if (end := _dropped(hops)) is not None:
@@ -283,7 +290,7 @@ def lost(hops: Sequence[Hop], answered: Answers, errors: Sequence[Fact] = ()) ->
     found = [*_unroutable(hops, about), *errors]
     last = next((one for one in reversed(hops) if one.kind == "device"), None)
     if last is not None and last.point == "out":
-        found = found or _on_the_link(last, about)
+        found = found or _on_the_link(last, about, (links or {}).get(last.spot.interface))
     elif not found:
         if last is not None and hops[-1].kind in {"device", "route"}:
             found += _refused_at_ingress(last, about)
@@ -430,10 +437,12 @@ def _refused_at_ingress(last: Hop, about: About) -> list[Fact]:
     return [Fact(text, "asked", question.text)]
 
 
-def _on_the_link(last: Hop, about: About) -> list[Fact]:
+def _on_the_link(last: Hop, about: About, link: Link | None) -> list[Fact]:
     """Return why the other end of a link did not receive a frame."""
     device = last.spot.interface
     text = f"{device} sent it, and the other end did not receive it"
+    if link is None or link.peer is None:
+        text = f"{device} sent it, and what is behind {device} is not watched"
     return [*_down(device, about), Fact(text, "inferred"), *_queue(device, about)]
 
 

@@ -268,7 +268,8 @@ class _Run:
             place = seen.get(last.place if last is not None else origin or ("", ""))
             extra = explain.loss_questions(hops, place, wanted) if place is not None else []
             errors = self._errors(seen, outcome) if direction == "there" else []
-            end = explain.lost(hops, self._ask(extra), errors)
+            links = place.links if place is not None else None
+            end = explain.lost(hops, self._ask(extra), errors, links)
             if not hops:
                 end = replace(end, spot=Spot(*(origin or ("", ""))))
             hops.append(end)

@@ -14,6 +14,7 @@ import pytest
 import standins
 from clabfiles import module
 from commands import Said, call
+from hops import checked, devices, end, fine, why
 
 from testbed.cli.common import make_settings
 from testbed.errors import StepsFailed
@@ -26,6 +27,8 @@ from testbed.nodes.containerlab.cell import FULL
 from testbed.nodes.netns.provider import NetnsProvider
 from testbed.polling import until
 from testbed.topology import Overrides, Topology, load
+from testbed.walk.request import Request
+from testbed.walk.run import walk
 
 SMALL = """\
 name: Small_Lab
@@ -73,6 +76,25 @@ topology:
       ipv4: [10.8.0.2/24]
     - endpoints: [third:eth2, br-f:p3]
       ipv4: [10.8.0.3/24]
+"""
+ROW = """\
+name: row
+topology:
+  defaults: {kind: linux, image: "alpine:3"}
+  nodes:
+    left:
+      exec: [ip address add 10.1.0.2/24 dev eth1, ip route add 10.2.0.0/24 via 10.1.0.1]
+    middle:
+      exec:
+        - sysctl -w net.ipv4.ip_forward=1
+        - ip address add 10.1.0.1/24 dev eth1
+        - ip address add 10.2.0.1/24 dev eth2
+        - ip route del default
+    right:
+      exec: [ip address add 10.2.0.2/24 dev eth1, ip route add 10.1.0.0/24 via 10.2.0.1]
+  links:
+    - endpoints: [left:eth1, middle:eth1]
+    - endpoints: [middle:eth2, right:eth1]
 """
 TEMPLATE = """\
 name: templated
@@ -374,6 +396,35 @@ def test_suites_and_claims_beside_the_file_run(folder: Path) -> None:
     checks = [(check["name"], check["outcome"]) for check in found["checks"]]
     assert checks == [("tests/test_left.py::test_left", "passed")]
     assert "pic-wire" in html.read_text(), "the picture has the link"
+
+
+def test_a_walk_through_a_row_of_nodes(folder: Path) -> None:
+    (folder / "row.clab.yml").write_text(ROW)
+    lab, _ = up(folder / "row.clab.yml")
+    with LiveLab(lab.context()) as live:
+        # Over the links of the file, not the network by which containerlab manages the nodes.
+        found = checked(live, "left", "right", Request())
+        there, back = found.legs
+        assert fine(found) is there
+        ways = [devices(leg) for leg in found.legs]
+        assert ways[0] == ["left:eth1 out", "middle:eth1 in", "middle:eth2 out", "right:eth1 in"]
+        assert ways[1] == ["right:eth1 out", "middle:eth2 in", "middle:eth1 out", "left:eth1 in"]
+        for leg in (there, back):
+            ttls = [hop.view.ttl for hop in leg.hops if hop.kind == "device" and hop.view]
+            assert ttls == [64, 64, 63, 63]
+        routes = [why(hop) for hop in there.hops if hop.kind == "route"]
+        words = ["10.2.0.0/24 via 10.1.0.1 dev eth1", "10.2.0.0/24 dev eth2", "local 10.2.0.2"]
+        assert all(text.startswith(word) for text, word in zip(routes, words, strict=True))
+        view = [hop.view for hop in there.hops if hop.kind == "device"][-1]
+        assert view is not None
+        shown = live.network("right").run(["ip", "-j", "link", "show", "eth1"]).stdout
+        assert view.dst_mac == json.loads(shown)[0]["address"]
+
+        live.network("middle").run(["ip", "route", "del", "10.2.0.0/24"])
+        last = end(walk(live, "left", "10.2.0.2", Request(seconds=0.3)))
+        assert str(last.spot) == "middle:eth1"
+        assert "no route: Network is unreachable" in why(last)
+        assert "10.1.0.1 sent network unreachable" in why(last)
 
 
 def test_routers_of_frr_find_their_neighbours(folder: Path, images: Callable[..., None]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from testbed.errors import LabError, UsageError
-from testbed.observe.inventory import Inventory, Link, Machine, Service, Space
+from testbed.observe.inventory import Inventory, Link, Machine, Peer, Service, Space
 from testbed.walk.ends import End, source_of, target_of
 
 LAN = Link("eth0", 2, addresses=("10.0.0.1/24", "fd00::1/64"), joins="lan")
@@ -114,3 +114,26 @@ def test_an_address_of_another_family_is_refused() -> None:
         assert hint in str(error.value.hint)
     with pytest.raises(LabError):
         target("web", family=6)
+
+
+def test_a_link_of_the_lab_comes_before_the_network_that_manages_nodes() -> None:
+    """As in a file of containerlab, whose links have no names of networks."""
+
+    def node(name: str, last: int, *links: Link) -> Machine:
+        eth0 = Link("eth0", 2, addresses=(f"172.20.20.{last}/24",))
+        return Machine(name, spaces=(Space("", path=OWN, links=(eth0, *links)),))
+
+    def wire(number: int, address: str, *peer: str) -> Link:
+        return Link(f"eth{number}", number, addresses=(address,), peer=Peer(peer[0], "", peer[1]))
+
+    row = Inventory("row", (
+        node("left", 2, wire(1, "10.1.0.2/24", "middle", "eth1")),
+        node("middle", 3, wire(1, "10.1.0.1/24", "left", "eth1"),
+             wire(2, "10.2.0.1/24", "right", "eth1")),
+        node("right", 4, wire(1, "10.2.0.2/24", "middle", "eth2")),
+        node("apart", 5),
+    ))  # fmt: skip
+    wanted = {("left", "right"): "10.2.0.2", ("left", "middle"): "10.1.0.1",
+              ("right", "middle"): "10.2.0.1", ("left", "apart"): "172.20.20.5"}  # fmt: skip
+    for (source, word), address in wanted.items():
+        assert target_of(row, word, source_of(row, source), 4, nothing).address == address

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 from walk_frames import link, seen
 
+from testbed.observe.inventory import Link, Peer
 from testbed.walk.explain import (
     Question,
     answers,
@@ -32,6 +33,7 @@ OUT = Hop("device", Spot("r", "", "eth1"), "out", view=VIEW)
 ROUTE = Hop("route", Spot("r", "", "eth0"))
 PLACE = ("r", "")
 C = "10.2.0.3"
+BESIDE = Peer("s", "", "eth0")
 
 
 def asked(about: str) -> Question:
@@ -42,9 +44,14 @@ def routed(text: str) -> list[Hop]:
     return [IN, Hop("route", Spot("r", "", "eth0"), facts=(Fact(text, "asked", "ip route get"),))]
 
 
-def reasons(hops: list[Hop], answered: Mapping[str, str], errors: tuple[Fact, ...] = ()) -> str:
+def reasons(
+    hops: list[Hop],
+    answered: Mapping[str, str],
+    errors: tuple[Fact, ...] = (),
+    peer: Peer | None = BESIDE,
+) -> str:
     given = {asked(about): text for about, text in answered.items()}
-    end = lost(hops, given, errors)
+    end = lost(hops, given, errors, {"eth1": Link("eth1", 3, kind="veth", peer=peer)})
     assert end.kind == "end"
     return "; ".join(fact.text for fact in end.facts)
 
@@ -135,6 +142,12 @@ def test_answers_belong_to_their_questions() -> None:
 ])  # fmt: skip
 def test_why_a_packet_was_lost(hops: list[Hop], answered: dict[str, str], word: str) -> None:
     assert word in reasons(hops, answered)
+
+
+def test_what_nobody_watches_is_not_said_to_have_lost_it() -> None:
+    """As a bridge of another tool, which the inventory does not have."""
+    assert "is not watched" in reasons([OUT], {}, peer=None)
+    assert "not watched" not in reasons([OUT], {})
 
 
 def test_an_error_that_was_seen_is_the_reason() -> None:
