@@ -154,11 +154,18 @@ def _fact(hop: Hop, question: Question, text: str, route: Hop | None) -> Fact | 
             remote = words[words.index("dst") + 1]
             return Fact(f"{view.dst_mac} is behind {remote}", "asked", question.text)
         if question.about == "neighbour":
-            return Fact(f"{words[0]} is at {view.dst_mac} ({words[-1]})", "asked", question.text)
+            return Fact(
+                f"{words[0]} is at {view.dst_mac} ({_state(words)})", "asked", question.text
+            )
     if question.about == "fdb":
         return Fact(f"the bridge does not know {view.dst_mac}: all ports get the frame", "asked",
                     question.text)  # fmt: skip
     return None
+
+
+def _state(words: Sequence[str]) -> str:
+    """Return the state in an entry of ip-neighbour(8), which the origin may follow."""
+    return words[-3] if words[-2:-1] == ["proto"] else words[-1]
 
 
 def _route_fact(question: Question, text: str) -> Fact | None:
@@ -395,7 +402,7 @@ def _no_neighbour(hops: Sequence[Hop], about: About) -> list[Fact]:
     wanted = next_hop(route, view)
     for line in text.splitlines():
         words = line.split()
-        if words[:1] == [wanted] and words[-1] in {"FAILED", "INCOMPLETE"}:
+        if words[:1] == [wanted] and _state(words) in {"FAILED", "INCOMPLETE"}:
             found = [Fact(f"no neighbour: {' '.join(words)}", "asked", question.text)]
             return [*_down(words[words.index("dev") + 1], about), *found]
     return []

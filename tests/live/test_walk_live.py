@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -26,6 +27,7 @@ from testbed.walk.run import walk
 
 if TYPE_CHECKING:
     from testbed.labs.lab import Lab
+    from testbed.nodes.base import Node
 
 #: Three machines in a row, and beside them one with a published port.
 ROW = """
@@ -185,6 +187,62 @@ def test_rules_have_their_text_position_and_counter(
         after = counted(node, kind)
         risen = {rule for rule, count in after.items() if count > before.get(rule, 0)}
         assert {rule.text for rule in rules(there)} <= risen
+
+
+# -- routers -------------------------------------------------------------------------------
+
+TO_ROUTER1 = ["pc1:eth0 out", "pc1r1:pc1 in", "pc1r1:router1.2 out", "router1:eth2 in"]
+STRAIGHT = ["router1:eth0 out", "r1r2:router1 in", "r1r2:router2 out", "router2:eth0 in"]
+AROUND = [
+    "router1:eth1 out",
+    "r1r3:router1.1 in",
+    "r1r3:router3 out",
+    "router3:eth0 in",
+    "router3:eth1 out",
+    "r2r3:router3.1 in",
+    "r2r3:router2.1 out",
+    "router2:eth1 in",
+]
+TO_PC2 = ["router2:eth2 out", "pc2r2:router2.2 in", "pc2r2:pc2 out", "pc2:eth0 in"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def triangle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveLab]:
+    yield from up("ospf-triangle", tmp_path_factory.mktemp("triangle"), name="walk-triangle")
+
+
+def test_a_walk_follows_the_choice_of_ospf(triangle: LiveLab) -> None:
+    """Each direction by itself: the other router does not know a cost that one sets for sending."""
+    router1, router2 = triangle.node("router1"), triangle.node("router2")
+
+    def chosen(router: Node, prefix: str) -> str:
+        shown = json.loads(router.run(["vtysh", "-c", f"show ip route {prefix} json"]).stdout)
+        steps = [step for route in shown.get(prefix, ()) if route.get("installed")
+                 for step in route["nexthops"] if step.get("fib")]  # fmt: skip
+        return " ".join(f"via {one.get('ip')} dev {one['interfaceName']}" for one in steps)
+
+    def cost(words: str) -> None:
+        lines = ["configure terminal", "interface eth0", words]
+        router1.run(["vtysh", *(word for line in lines for word in ("-c", line))])
+
+    there, back = "192.168.12.0/24", "192.168.11.0/24"
+    ways = {
+        "no ip ospf cost": ("192.168.1.2", STRAIGHT),
+        "ip ospf cost 100": ("192.168.2.2", AROUND),
+    }
+    home = "via 192.168.1.1 dev eth0"
+    for words, (via, between) in ways.items():
+        cost(words)
+        assert until(lambda via=via: f"via {via} " in f"{chosen(router1, there)} ", 120)  # type: ignore[misc]
+        assert until(lambda: chosen(router2, back) == home, 120)
+        found = checked(triangle, "pc1", "pc2", Request())
+        assert devices(fine(found)) == [*TO_ROUTER1, *between, *TO_PC2]
+        assert len(devices(found.legs[1])) == len([*TO_ROUTER1, *STRAIGHT, *TO_PC2])
+        routes = [hop for leg in found.legs for hop in leg.hops if hop.kind == "route"]
+        by = {hop.spot.machine: why(hop) for hop in reversed(routes) if "proto ospf" in why(hop)}
+        assert chosen(router1, there) in by["router1"]
+        assert home in by["router2"]
+    cost("no ip ospf cost")
 
 
 # -- losses ------------------------------------------------------------------------------

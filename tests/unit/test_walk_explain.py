@@ -130,6 +130,8 @@ def test_answers_belong_to_their_questions() -> None:
     (routed("10.2.0.0/24 dev eth1"),
      {"neighbours": "10.2.0.3 dev eth1 INCOMPLETE",
       "links": "3: eth1@if4: <NO-CARRIER,BROADCAST,UP> mtu 1500"}, "eth1 is down"),
+    (routed("10.2.0.0/24 dev eth1"), {"neighbours": "10.2.0.3 dev eth1 FAILED proto zebra"},
+     "no neighbour"),
     (routed("10.2.0.0/24 dev eth1"), {"neighbours": "10.2.0.3 dev eth1 REACHABLE"},
      "nothing more was seen"),
     (routed("10.2.0.0/24 dev eth1"),
