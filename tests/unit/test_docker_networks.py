@@ -197,6 +197,33 @@ BAD: dict[str, Bad] = {
         nets("front: {subnet: 172.30.0.0/24, aux_addresses: {printer: §172.31.0.3}}", ""),
         "an address in a subnet of front",
     ),
+    "reserved address of the subnet itself": bad(
+        nets("front: {subnet: 172.30.0.0/24, aux_addresses: {printer: §172.30.0.0}}", ""),
+        "a host's address",
+    ),
+    "reserved address for all": bad(
+        nets("front: {subnet: 172.30.0.0/24, aux_addresses: {printer: §172.30.0.255}}", ""),
+        "broadcast",
+    ),
+    "reserved address of the usual gateway": bad(
+        nets("front: {subnet: 172.30.0.0/24, aux_addresses: {printer: §172.30.0.1}}", ""),
+        "than the gateway",
+    ),
+    "reserved address of the gateway": bad(
+        nets(
+            "front: {subnet: 172.30.0.0/24, gateway: 172.30.0.9, "
+            "aux_addresses: {printer: §172.30.0.9}}",
+            "",
+        ),
+        "than the gateway",
+    ),
+    "reserved address twice": bad(
+        nets(
+            "front: {subnet: 172.30.0.0/24, aux_addresses: {one: 172.30.0.9, other: §172.30.0.9}}",
+            "",
+        ),
+        "once|again",
+    ),
     "reserved address of a container": bad(
         nets(
             "front: {subnet: 172.30.0.0/24, aux_addresses: {printer: 172.30.0.3}}",

@@ -105,14 +105,24 @@ class NetworkChecks(Look):
                 if not any(_inside(part, one) for one in network.subnet):
                     hint = f"the subnets are: {known}"
                     self.add(at, f"a part of a subnet of {network.name}", str(part), hint)
+            self._reserved(network, known)
 
-            for name, address in network.aux_addresses.items():
-                at = self.value(*self._path(network.name, "aux_addresses", name))
-                if not any(address in one for one in network.subnet):
-                    hint = f"the subnets are: {known}"
-                    self.add(at, f"an address in a subnet of {network.name}", str(address), hint)
-                elif address in network.gateway:
-                    self.add(at, "another address than the gateway", str(address), "use another")
+    def _reserved(self, network: DockerNetwork, known: str) -> None:
+        """Report reserved addresses that Docker refuses; ``known`` are the subnets in words."""
+        gateways = [_gateway(network, *pool) for pool in network.pools()]
+        kept: list[Address] = []
+        for name, address in network.aux_addresses.items():
+            at = self.value(*self._path(network.name, "aux_addresses", name))
+            if not any(address in one for one in network.subnet):
+                hint = f"the subnets are: {known}"
+                self.add(at, f"an address in a subnet of {network.name}", str(address), hint)
+            elif why := _no_host(address, network.subnet):
+                self.add(at, "a host's address", f"{address}, {why}", "use another")
+            elif address in gateways:
+                self.add(at, "another address than the gateway", str(address), "use another")
+            elif address in kept:
+                self.add(at, "each reserved address once", f"{address} again", "remove one")
+            kept.append(address)
 
     def _item(self, network: str, name: str, index: int, count: int) -> tree.Tree:
         path = self._path(network, name)
@@ -332,9 +342,7 @@ class NetworkChecks(Look):
             hint = f"the subnets are: {known}"
             self.add(at, f"an address in a subnet of {network.name}", str(address), hint)
             return
-        subnet, gateway, part = pools[0]
-        if gateway is None and part is None and _has_gateway(network):
-            gateway = subnet[1]  # Docker's choice (libnetwork, ipam)
+        subnet, gateway = pools[0][0], _gateway(network, *pools[0])
         if why := _no_host(address, (subnet,)):
             self.add(at, "a host's address", f"{address}, {why}", "use another")
         elif address == gateway:
@@ -382,6 +390,15 @@ def _inside(part: Network, subnet: Network) -> bool:
 
 def _overlap(one: Network, other: Network) -> bool:
     return one.version == other.version and one.overlaps(other)
+
+
+def _gateway(
+    network: DockerNetwork, subnet: Network, given: Address | None, part: Network | None
+) -> Address | None:
+    """Return the gateway of a subnet: the file's, or Docker's choice if it is known."""
+    if given or part or not _has_gateway(network) or subnet.num_addresses == 1:
+        return given
+    return subnet[1]  # libnetwork, ipam
 
 
 def _no_host(address: Address, subnets: tuple[Network, ...]) -> str:
