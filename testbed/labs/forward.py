@@ -9,11 +9,13 @@ import os
 import re
 import socket
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from testbed.errors import MachineError, TestbedError, UsageError
+from testbed.limits import EXHAUSTED
 from testbed.roles.container import enter
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 LOOPBACK = "127.0.0.1"
 PYTHON = "python3"
+PAUSE = 1.0  # seconds until a client is accepted that had no file descriptor
 #: Arguments: a port, and addresses that are tried in order.  Copies both ways; one way may end
 #: before the other.
 CONNECT = """\
@@ -163,21 +166,30 @@ class Forwarder:
     def serve(self) -> None:
         """Accept clients until the end of the process."""
         while True:
-            client, _ = self._listener.accept()
+            try:
+                client, _ = self._listener.accept()
+            except OSError as error:
+                if error.errno not in EXHAUSTED:
+                    raise
+                self._tell(f"{self._way.target.text}: clients wait: {error.strerror}")
+                time.sleep(PAUSE)
+                continue
             threading.Thread(target=self._join, args=(client,), daemon=True).start()
 
     def _join(self, client: socket.socket) -> None:
+        with client:
+            try:
+                self._carry(client.fileno())
+            except (TestbedError, OSError) as error:
+                self._tell(f"{self._way.target.text}: {error}")
+
+    def _carry(self, client: int) -> None:
         errors = os.memfd_create("testbed")
         try:
-            with client:
-                number = client.fileno()
-                status = self._way.connect((number, number), errors)
-            if status:
+            if status := self._way.connect((client, client), errors):
                 said = os.pread(errors, 1 << 12, 0).decode(errors="replace").strip()
                 last = said.rpartition("\n")[2] or f"exit status {status}"
                 self._tell(f"{self._way.target.text}: {last}")
-        except (TestbedError, OSError) as error:
-            self._tell(f"{self._way.target.text}: {error}")
         finally:
             os.close(errors)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -132,6 +133,53 @@ def test_a_port_that_nothing_listens_on(echo: int) -> None:
     with pytest.raises(UsageError) as caught:
         Forwarder(way_here(echo), "127.0.0.1", echo, told.append)
     assert "n:" in str(caught.value.hint)
+
+
+def test_with_all_file_descriptors_in_use_clients_wait(
+    echo: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    server = Forwarder(way_here(echo, "127.0.0.1"), "127.0.0.1", 0, told.append)
+    here, there = socket.socketpair()
+    results: list[OSError | tuple[socket.socket, str]] = [
+        OSError(errno.EMFILE, "Too many open files"), (there, ""), OSError(errno.EBADF, "closed"),
+    ]  # fmt: skip
+
+    class Listener:
+        def accept(self) -> tuple[socket.socket, str]:
+            found = results.pop(0)
+            if isinstance(found, OSError):
+                raise found
+            return found
+
+    server.close()
+    monkeypatch.setattr(server, "_listener", Listener())
+    monkeypatch.setattr(forward, "PAUSE", 0)
+    with here:
+        with pytest.raises(OSError, match="closed"):
+            server.serve()
+        here.sendall(b"x")
+        here.shutdown(socket.SHUT_WR)
+        assert here.makefile("rb").read() == b"got x"
+    assert told == [f"n:{echo}: clients wait: Too many open files"]
+
+
+def test_a_client_that_cannot_be_served_is_let_go(
+    echo: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    server = Forwarder(way_here(echo, "127.0.0.1"), "127.0.0.1", 0, told.append)
+
+    def none(_: str) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "memfd_create", none)
+    here, there = socket.socketpair()
+    with here:
+        server._join(there)
+        assert here.recv(1) == b""
+    assert "Too many open files" in told[0]
+    server.close()
 
 
 @pytest.fixture
