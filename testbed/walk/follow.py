@@ -419,7 +419,8 @@ class Visits:
         if up_to_bridge and not self._seen.bridged and visit.events[0].family != "bridge":
             return False
         sides = [one for one in (before, after) if one is not None]
-        if not any(_is_layer(packet, one) for one in sides):
+        told = self._signature.tell(packet) is not None
+        if not any(_is_layer(packet, one, told=told) for one in sides):
             return False
         if visit.hook in {"prerouting", "input", "forward", "ingress"} and (
             before is None or not self._meets(into, before)
@@ -442,13 +443,20 @@ def _is_again(visit: Visit, before: Sequence[Visit]) -> bool:
     return any(visit.key == one.key for one in before)
 
 
-def _is_layer(packet: Packet, one: Sighting) -> bool:
-    """Tell whether a packet in an event may be one at a device, before or after translation."""
+def _is_layer(packet: Packet, one: Sighting, *, told: bool) -> bool:
+    """Tell whether a packet in an event may be one at a device, before or after translation.
+
+    Without an id, as in IPv6, another source and destination are those of the request only if
+    it is ``told`` by its data: an ICMP error about it is not.
+    """
     return any(
         packet.protocol == layer.protocol and packet.ip_id == layer.ip_id
         and (packet.src == layer.src or packet.dst == layer.dst)
         for layer in one.packets
-    ) or (packet.ip_id, packet.protocol) == (one.packet.ip_id, one.packet.protocol)  # fmt: skip
+    ) or (
+        bool(packet.ip_id or told)
+        and (packet.ip_id, packet.protocol) == (one.packet.ip_id, one.packet.protocol)
+    )  # fmt: skip
 
 
 # -- hops --------------------------------------------------------------------------

@@ -209,6 +209,7 @@ class Walk:
 
     @property
     def arrived(self) -> bool:
+        """True if the packets of all legs arrived."""
         return all(leg.arrived for leg in self.legs)
 
     def to_dict(self) -> dict[str, Any]:

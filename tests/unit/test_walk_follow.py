@@ -402,6 +402,22 @@ def test_traces_of_both_kinds_are_placed_on_all_of_the_way() -> None:
     ]  # fmt: skip
 
 
+def test_an_error_about_a_packet_of_ipv6_is_not_the_packet() -> None:
+    """Both are of ICMPv6, and neither has an id."""
+    packet = ip("fd00::2", "fd01::3", echo(128), protocol=58)
+    error = ip("fd00::1", "fd00::2", bytes([2, 0, 0, 0, 0, 0, 5, 120]) + packet, protocol=58)
+    events = [
+        event("raw", "PREROUTING", 0, "accept", packet, 1, "eth0"),
+        event("raw", "OUTPUT", 0, "accept", error[:60], 2, "", "eth0"),
+    ]
+    signature = Signature("icmp", 6, NUMBER, 61234)
+    places = keyed(seen("r", "", [link("eth0", 1)], [(10, "eth0", IN, frame(A, B, packet))],
+                        signature, events=events))  # fmt: skip
+    found = hops(trail("there", places, None, None), places, signature, 0)
+    labels = [hop.label for hop in found]
+    assert labels == ["blind", "r:eth0 in", "raw PREROUTING", "route"]
+
+
 def test_a_redirect_is_no_loss() -> None:
     """A router sends it for a packet that it forwards (RFC 792)."""
     cited = ip("10.0.0.2", "10.0.0.3", echo())
