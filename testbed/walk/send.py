@@ -119,8 +119,13 @@ def _connect(family: Any, given: dict[str, Any]) -> dict[str, Any]:
             lines = [f"GET {given['http']} HTTP/1.1", f"Host: {given['host']}",
                      "User-Agent: testbed-walk", "Connection: close"]  # fmt: skip
             sock.sendall("\r\n".join([*lines, "", ""]).encode())
-            answer = sock.recv(REPLY)
-            found["text"] = answer.split(b"\r\n")[0].decode(errors="replace")[:200]
+            try:
+                answer = sock.recv(REPLY)
+            except (TimeoutError, socket.timeout):  # noqa: UP041  not the same before Python 3.10
+                found["text"] = "accepts the connection, and does not answer the HTTP request"
+            else:
+                line = answer.split(b"\r\n")[0].decode(errors="replace")[:200]
+                found["text"] = line or "closes the connection without an answer"
         return found
 
 
