@@ -123,6 +123,16 @@ def run(
     return Completed(args, status, out, err)
 
 
+def in_network(path: str, argv: Sequence[str]) -> list[str]:
+    """Return the command that runs a program of this machine in a network namespace.
+
+    ``path`` is the namespace's, such as "/proc/7/ns/net". The program gets an empty /run:
+    iptables would create its lock in this machine's.
+    """
+    script = 'mount -n -t tmpfs testbed /run && exec "$@"'
+    return ["nsenter", f"--net={path}", "unshare", "--mount", "sh", "-c", script, "sh", *argv]
+
+
 class OnSocket:
     """The stream of a running program, at our end of a pair of sockets.
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from testbed.nodes.stream.container import ContainerNode
-from testbed.process import Duplex
+from testbed.process import Duplex, in_network
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -70,7 +70,7 @@ class _Beside(ContainerNode):
         )
 
     def channel(self) -> Channel:
-        return self._start(["nsenter", f"--net=/proc/{self.pid}/ns/net", self._agent()])
+        return self._start(in_network(f"/proc/{self.pid}/ns/net", [self._agent()]))
 
     def lost_error(self) -> LabError:
         return self._node.lost_error()

@@ -76,7 +76,7 @@ def posts(lab: LiveLab, inventory: Inventory) -> Iterator[Post]:
 def run(lab: LiveLab, post: Post, argv: Sequence[str]) -> str:
     """Run a command in a namespace and return its output; its status is ignored."""
     if post.path:
-        command = ["nsenter", f"--net={post.path}", *argv]
+        command = process.in_network(post.path, argv)
         return process.run(command, timeout=START, check=False).stdout
     enter = [] if post.space.kind == "own" else ["nsenter", f"--net={post.space.path}"]
     return lab.node(post.machine.name).run([*enter, *argv], check=False).stdout

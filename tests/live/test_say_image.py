@@ -157,5 +157,11 @@ def test_what_is_lost_is_shown_and_restored(bed: Bed, change: list[str]) -> None
     assert bed.out("b", "ping", "-c3", "-W5", "10.1.0.2")
 
 
+def test_programs_in_its_network_leave_no_lock_on_this_machine(bed: Bed) -> None:
+    place = bed.lab().context().node("a").network
+    made = place.run(["sh", "-c", "iptables-legacy -w -S > /dev/null && ls -A /run"])
+    assert made.stdout == "xtables.lock\n", "in a folder of its own"
+
+
 def test_its_network_is_in_the_picture(bed: Bed) -> None:
     assert "up0" in bed("graph", LAB, "--json").out

@@ -21,7 +21,7 @@ from testbed.errors import ArtifactError, CommandError, Problem, TopologyError
 from testbed.labs import plan
 from testbed.nodes.netns import beside
 from testbed.nodes.netns.beside import Beside
-from testbed.process import Completed, run
+from testbed.process import Completed, in_network, run
 from testbed.topology import Topology, load_data, load_text
 
 if TYPE_CHECKING:
@@ -197,6 +197,14 @@ class Node:
         return result
 
 
+def test_programs_in_a_network_have_a_run_of_their_own() -> None:
+    """iptables would leave its lock in this machine's."""
+    command = in_network("/n", ["a", "b c"])
+    assert command[:4] == ["nsenter", "--net=/n", "unshare", "--mount"]
+    assert "mount -n -t tmpfs testbed /run" in command[-4]
+    assert command[-2:] == ["a", "b c"]
+
+
 def test_its_network_is_set_up_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[Any, ...]] = []
 
@@ -209,7 +217,7 @@ def test_its_network_is_set_up_from_outside(monkeypatch: pytest.MonkeyPatch) -> 
     place = Beside(node)
     result = place.run(["ip", "-batch", "-"], input=b"x")
     assert (result.argv, result.stdout) == (("ip", "-batch", "-"), "out")
-    assert calls == [(("nsenter", "--net=/proc/7/ns/net", "ip", "-batch", "-"), b"x")]
+    assert calls == [(tuple(in_network("/proc/7/ns/net", ["ip", "-batch", "-"])), b"x")]
     assert place.run(["bad"], check=False).status == 3
     with pytest.raises(CommandError) as caught:
         place.run(["bad"])

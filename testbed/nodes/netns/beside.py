@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from testbed.errors import TimeoutExpired
 from testbed.nodes.base import Result, Running
-from testbed.process import run
+from testbed.process import in_network, run
 
 if TYPE_CHECKING:
     from testbed.nodes.netns.node import NetnsNode
@@ -46,9 +46,9 @@ class Beside:
         """Run a command to its end.  Raises CommandError, TimeoutExpired, NoSuchNode."""
         self._node.refuse_ended()
         began = time.monotonic()
-        space = f"--net=/proc/{self._node.init.pid}/ns/net"
+        command = in_network(f"/proc/{self._node.init.pid}/ns/net", argv)
         try:
-            done = run(["nsenter", space, *argv], input=input, timeout=timeout, check=False)
+            done = run(command, input=input, timeout=timeout, check=False)
         except TimeoutExpired as error:
             error.hint = f"`testbed shell {self.name}` opens a shell there"
             raise
