@@ -184,10 +184,8 @@ class Tap:
             for data, ancillary, _, (device, _, kind, hardware, *_) in received(sock, most):
                 if self.inbound and kind == OUTGOING:
                     continue
-                stamp, length, tag = told(ancillary, len(data))
-                if tag:
-                    data, length = data[:12] + tag + data[12:], length + len(tag)  # noqa: PLW2901
-                found.append((stamp, device, kind, hardware, length, data))
+                stamp, length, frame = told(ancillary, data)
+                found.append((stamp, device, kind, hardware, length, frame))
         return found
 
     def missed(self) -> int:
@@ -200,12 +198,12 @@ class Tap:
         self.sockets.clear()
 
 
-def told(ancillary: list[tuple[int, int, bytes]], length: int) -> tuple[int, int, bytes]:
-    """Return time, length on the wire and VLAN tag of a message.
+def told(ancillary: list[tuple[int, int, bytes]], data: bytes) -> tuple[int, int, bytes]:
+    """Return time, length on the wire and the frame of a message, with its VLAN tag.
 
     The kernel keeps the tag of a frame beside it (struct tpacket_auxdata, linux/if_packet.h).
     """
-    stamp, tag = 0, b""
+    stamp, length, tag = 0, len(data), b""
     for level, what, value in ancillary:
         if (level, what) == (socket.SOL_SOCKET, TIMESTAMP_NS):
             seconds, nanoseconds = struct.unpack("=qq", value[:16])
@@ -214,7 +212,7 @@ def told(ancillary: list[tuple[int, int, bytes]], length: int) -> tuple[int, int
             status, length, _, _, _, tci, tpid = struct.unpack("=IIIHHHH", value[:20])
             if status & VLAN_VALID:
                 tag = struct.pack(">HH", tpid if status & VLAN_TPID_VALID else 0x8100, tci)
-    return stamp, length, tag
+    return stamp, length + len(tag), data[:12] + tag + data[12:] if tag else data
 
 
 def session_device(environment: bytes) -> str:

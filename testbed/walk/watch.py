@@ -280,8 +280,8 @@ class Eye:
         """Read what has arrived since; return the number of frames and events."""
         count = 0
         for data, ancillary, _, (device, _, kind, hardware, *_) in received(self._packets):
-            stamp, _, _ = told(ancillary, len(data))
-            self.frames.append((stamp, device, kind, hardware, data))
+            stamp, _, frame = told(ancillary, data)
+            self.frames.append((stamp, device, kind, hardware, frame))
             count += 1
         for sock, kept in (
             (self._trace, self.events), (self._tracks, self.tracks), (self._log, self.logs)

@@ -20,6 +20,7 @@ from testbed.errors import MachineError, UsageError
 from testbed.labs.lab import Lab
 from testbed.nodes.fake import Answer, FakeNode
 from testbed.observe import inventory, lines, taps
+from testbed.observe.capture import decode
 from testbed.observe.inventory import Inventory, Machine, Space
 from testbed.observe.listen import Seen, compiled
 from testbed.observe.pcapng import LINK_ETHERNET, LINK_RAW
@@ -162,9 +163,12 @@ def test_the_tag_of_a_vlan_is_put_back_into_its_frame() -> None:
     stamp = (socket.SOL_SOCKET, taps.TIMESTAMP_NS, struct.pack("=qq", 5, 7))
     status = taps.VLAN_VALID | taps.VLAN_TPID_VALID
     beside = struct.pack("=IIIHHHH", status, 1500, 60, 0, 14, 5, 0x88A8)
-    found = told([stamp, (taps.PACKET, taps.AUXDATA, beside)], 60)
-    assert found == (5_000_000_007, 1500, bytes.fromhex("88a8 0005"))
-    assert told([stamp], 60) == (5_000_000_007, 60, b"")
+    data = ethernet(PING)
+    tagged = data[:12] + bytes.fromhex("88a8 0005") + data[12:]
+    found = told([stamp, (taps.PACKET, taps.AUXDATA, beside)], data)
+    assert found == (5_000_000_007, 1504, tagged)
+    assert decode(tagged).dst == "10.0.0.2"
+    assert told([stamp], data) == (5_000_000_007, len(data), data)
 
 
 # -- lines -----------------------------------------------------------------------
