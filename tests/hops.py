@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from testbed.observe.capture import captures
 from testbed.observe.inventory import inventory
+from testbed.polling import until
 from testbed.walk.run import walk
 
 if TYPE_CHECKING:
     from testbed.labs.live import LiveLab
     from testbed.nodes.base import Node, Result, Running
     from testbed.nodes.place import Place
+    from testbed.observe.capture import Capture
     from testbed.walk.model import Hop, Leg, Rule, Walk
     from testbed.walk.request import Request
 
@@ -112,24 +115,26 @@ def checked(lab: LiveLab, source: str, target: str, request: Request) -> Walk:
     """
     place_of = places(lab)
     first = walk(lab, source, target, request, reply=True)
-    points = {}
-    for hop in (hop for leg in first.legs for hop in leg.hops if hop.kind == "device"):
-        points[str(hop.spot)] = (place_of(hop), hop.spot.interface, "")
-    with captures(*points.values()) as seen:
+    points = {str(hop.spot): (place_of(hop), hop.spot.interface, "") for hop in at_devices(first)}
+    with captures(*points.values()) as captured:
+        seen = dict(zip(points, captured, strict=True))
         found = walk(lab, source, target, request, reply=True)
-    assert found.hops == first.hops
-    frames = {
-        spot: [packet.frame for packet in one.packets]
-        for spot, one in zip(points, seen, strict=True)
-    }
-    for leg in found.legs:
-        for hop in leg.hops:
-            if hop.kind == "device":
-                assert hop.view is not None
-                assert frames[str(hop.spot)].count(hop.view.frame) == (
-                    2 if hop.spot.interface == "lo" else 1  # out, and in again
-                ), hop
+        assert found.hops == first.hops
+        for hop in at_devices(found):  # tcpdump of another kernel may be late
+            assert until(functools.partial(times, seen, hop), 30), hop
+    for hop in at_devices(found):
+        assert times(seen, hop) == (2 if hop.spot.interface == "lo" else 1), hop  # out, and in
     return found
+
+
+def at_devices(found: Walk) -> list[Hop]:
+    return [hop for leg in found.legs for hop in leg.hops if hop.kind == "device"]
+
+
+def times(seen: Mapping[str, Capture], hop: Hop) -> int:
+    """Return how often tcpdump has seen the frame of a hop at its device."""
+    assert hop.view is not None
+    return [packet.frame for packet in seen[str(hop.spot)].packets].count(hop.view.frame)
 
 
 def listed(node: Place, table: str, chain: str, family: str, kind: str) -> list[str]:

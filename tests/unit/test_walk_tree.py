@@ -42,6 +42,16 @@ def test_no_line_is_too_long_and_no_word_is_lost(name: str, width: int) -> None:
         assert run_on([warning]) in whole
 
 
+def test_the_time_of_an_arrival_is_not_that_of_an_earlier_place() -> None:
+    """The clock of another kernel tells nothing about the time since the request."""
+    walk = across()
+    assert any("arrived after " in line for line in shown(walk))
+    (leg, *_) = walk.legs
+    hops = [replace(hop, seconds=None) if hop.spot.machine == "node2" else hop for hop in leg.hops]
+    other = replace(walk, legs=(replace(leg, hops=tuple(hops)),))
+    assert any("arrived, " in line for line in shown(other))
+
+
 def test_a_terminal_of_no_width_is_as_one_of_40_columns() -> None:
     assert shown(across(), 0) == shown(across(), 40)
 

@@ -222,8 +222,10 @@ def loss(leg: Leg) -> tuple[str, str]:
 
 
 def duration(leg: Leg) -> str:
-    """Return the time of the last place whose time is known."""
-    return next((milliseconds(h.seconds) for h in reversed(leg.hops) if h.seconds is not None), "")
+    """Return the time at which a packet came to its last place; "" if it is on another clock."""
+    timed = [hop for hop in leg.hops if hop.kind == "device" or hop.seconds is not None]
+    last = timed[-1].seconds if timed else None
+    return milliseconds(last) if last is not None else ""
 
 
 def origins(walk: Walk) -> list[Origin]:
