@@ -6,15 +6,22 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from exported import ansible_reaches, by_tool
+from hops import all_listed, checked, devices, end, fine
 
+from testbed.labs.lab import Lab
+from testbed.labs.live import LiveLab
 from testbed.nodes.netns import find
 from testbed.process import run
+from testbed.settings import settings
 from testbed.topology import names
+from testbed.walk.request import Request
+from testbed.walk.run import walk
 
 LAB = "two-node-mixed"
 #: docker0's addresses, the routes by either kernel, and containers that reach each other.
@@ -70,7 +77,46 @@ def fetch(testbed: Testbed, node: str, name: str, address: str) -> dict[str, str
     return page
 
 
-@pytest.mark.seconds(30)
+WAY = [
+    "node1/container-1:eth0 out", "node1:veth* in", "node1:docker0 in", "node1:flannel.1 out",
+    "node1:eth0 out", "lan:node1 in", "lan:node2 out", "node2:eth0 in", "node2:flannel.1 in",
+    "node2:docker0 out", "node2:veth* out", "node2/container-2:eth0 in",
+]  # fmt: skip
+OUTER = ["node1:eth0 out", "lan:node1 in", "lan:node2 out", "node2:eth0 in"]
+
+
+def walk_across() -> None:
+    """Walk from one kernel to the other, whose clocks tell nothing about each other."""
+    request = Request("tcp", 80)
+    with LiveLab(Lab(LAB, settings()).context()) as lab:
+        found = checked(lab, "container-1", "container-2", request)
+        there, back = found.legs
+        assert fine(found) is there
+        assert devices(there) == WAY
+        assert len(devices(back)) == len(WAY)
+        seen = [(hop, hop.view) for hop in there.hops if hop.kind == "device" and hop.view]
+        assert [hop.label for hop, view in seen if view.inside is not None] == OUTER
+        assert {view.carrier for _, view in seen if view.inside is not None} == {"vxlan 1"}
+        assert [(view.inside or view).ttl for _, view in seen] == [*[64] * 3, *[63] * 6, *[62] * 3]
+        for leg in found.legs:
+            for hop in leg.hops:
+                known = hop.kind == "device" and hop.spot.machine != "node2"
+                assert (hop.seconds is not None) == (known or (hop.kind == "process"
+                        and hop.spot.machine == "node1")), hop  # fmt: skip
+        all_listed(lab, there, lambda _: "iptables-nft")
+        all_listed(lab, back, lambda _: "iptables-nft")
+
+        rule = ["FORWARD", "-p", "tcp", "-m", "tcp", "--dport", "80", "-j", "DROP"]
+        lab.node("node2").run(["iptables", "-I", *rule])
+        found = walk(lab, "container-1", "container-2", replace(request, seconds=0.3))
+        last = end(found)
+        assert (str(last.spot), devices(found.legs[0])) == ("node2", WAY[:-3])
+        assert [one.text for one in last.rules] == ["-A " + " ".join(rule)]
+        all_listed(lab, found.legs[0], lambda _: "iptables-nft")
+        lab.node("node2").run(["iptables", "-D", *rule])
+
+
+@pytest.mark.seconds(60)
 def test_a_namespace_node_and_a_machine(testbed: Testbed, state: Path, tmp_path: Path) -> None:
     text = names()[LAB].read_text(encoding="utf-8")
     file = tmp_path / "mixed.yaml"
@@ -94,6 +140,8 @@ def test_a_namespace_node_and_a_machine(testbed: Testbed, state: Path, tmp_path:
     one, two = container(there["node1"]), container(there["node2"])
     assert fetch(testbed, "node1", "container-1", two)["client"].startswith(f"{one}:")
     assert fetch(testbed, "node2", "container-2", one)["client"].startswith(f"{two}:")
+
+    walk_across()
 
     data = tmp_path / "verify.json"
     chosen = [word for claim in CLAIMS for word in ("--claim", claim)]
