@@ -439,13 +439,14 @@ def test_a_lab_that_goes_away_ends_a_walk(tmp_path: Path) -> None:
     for lab in up(str(tmp_path / "lab.yaml"), tmp_path / "state"):
         state = environment(lab)
         argv = [sys.executable, "-m", "testbed"]
+        lab.node("b").run(["iptables", "-A", "FORWARD", "-j", "DROP"])  # nothing is answered
         with subprocess.Popen(
-            [*argv, "walk", "a", "192.0.2.9", "--timeout", "5"],
+            [*argv, "walk", "a", "10.0.0.6", "--timeout", "30"],
             env=state,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         ) as running:
-            # Until its request is on the way, at the node that it does not get past.
+            # Until it watches; it waits for an answer then.
             assert until(lambda watched=lab: "testbed_walk" in "".join(left(watched)), 60)  # type: ignore[misc]
             subprocess.run([*argv, "down", "walk-gone"], env=state, check=True, capture_output=True)
             _, errors = running.communicate(timeout=120)
