@@ -7,7 +7,6 @@ import os
 import re
 import stat
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -276,6 +275,10 @@ class Store:
         """
         if self._ways.policy != "always":
             names = [name for name in names if not self._cached_image(name)]
+        if not names:
+            return
+        from concurrent.futures import ThreadPoolExecutor
+
         with ThreadPoolExecutor(PULLS) as pool:
             pulls = [pool.submit(self._bring, name, lacking) for name in names]
             try:
