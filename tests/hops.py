@@ -142,7 +142,8 @@ def listed(node: Place, table: str, chain: str, family: str, kind: str) -> list[
     if kind == "nftables":
         text = node.run(["nft", "-s", "list", "chain", family, table, chain]).stdout
         inner = [line.strip() for line in text.splitlines()[2:-2]]
-        lines = [line for line in inner if not line.startswith("type ")]
+        of_chain = ("type ", "comment ")  # a rule begins with neither
+        lines = [line for line in inner if not line.startswith(of_chain)]
         return [re.sub(r"\s*\bcounter\b", "", line).strip() for line in lines]
     program = f"{kind}-save"
     text = node.run([program, "-t", table]).stdout
@@ -169,4 +170,4 @@ def all_listed(lab: LiveLab, leg: Leg, kind_of: Callable[[Rule], str]) -> None:
             if key not in known:
                 place = place_of(hop)
                 known[key] = listed(place, rule.table, rule.chain, rule.family, kind_of(rule))
-            assert known[key][rule.position - 1] == rule.text
+            assert known[key][rule.position - 1] == rule.text, (known[key], rule)

@@ -7,16 +7,17 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from hops import all_listed, changed, checked, devices, fine, rules
+from hops import all_listed, changed, checked, devices, end, fine, rules, why
 
 from testbed.walk.request import Request
+from testbed.walk.run import walk
 
 if TYPE_CHECKING:
     from k8s.conftest import Cluster
     from testbed.walk.model import Leg, Rule, Walk
 
 PORT, NODE_PORT = 8080, 30080
-#: Has one Pod, so that each connection has the same way.
+#: One has one Pod, so that each connection has the same way; the other has none.
 DOOR = f"""
 apiVersion: v1
 kind: Service
@@ -25,6 +26,11 @@ spec:
   type: NodePort
   selector: {{door: open}}
   ports: [{{port: {PORT}, targetPort: 80, nodePort: {NODE_PORT}}}]
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: wall}}
+spec: {{selector: {{wall: open}}, ports: [{{port: {PORT}}}]}}
 """
 #: Between the nodes, by each backend of a network plugin.
 BETWEEN = {
@@ -48,7 +54,7 @@ def door(cluster: Cluster) -> Iterator[str]:
         cluster.on("node1", "curl", "-sf", "-m", "5", *again, f"http://{address}:{PORT}/")
         yield address
     finally:
-        cluster.kubectl("delete", "service", "door")
+        cluster.kubectl("delete", "service", "door", "wall")
         cluster.kubectl("label", "pod", "web-2", "door-")
 
 
@@ -104,6 +110,13 @@ def services_walked(
         all_listed(lab, back, kind_of)
         assert has(rules(there), nat, web)
         assert has(rules(there), masquerade)
+
+        found = walk(lab, "node1/default/client", "default/wall", Request("tcp", PORT))
+        last = end(found)
+        assert (str(last.spot), devices(found.legs[0])) == ("node1", FROM_POD)
+        assert [rule.verdict.lower() for rule in last.rules] == ["reject"]
+        assert "sent port unreachable" in why(last)
+        all_listed(lab, found.legs[0], kind_of)
 
 
 def sources(leg: Leg) -> set[str]:
