@@ -64,13 +64,20 @@ class Post:
 
 
 def posts(lab: LiveLab, inventory: Inventory) -> Iterator[Post]:
-    """Yield each network namespace of a lab once."""
-    known: set[int] = set()
+    """Yield each network namespace of a lab once.
+
+    A namespace has its number on one kernel; nodes with their own may have the same ones.
+    """
+    known: set[tuple[str, int]] = set()
     for machine in inventory.machines:
         for space in machine.spaces:
-            if space.path and not (space.inode and space.inode in known):
-                known.add(space.inode)
-                yield Post(machine, space, way_in(lab, machine, space))
+            if not space.path:
+                continue
+            way = way_in(lab, machine, space)
+            number = ("" if way else machine.name, space.inode)
+            if not (space.inode and number in known):
+                known.add(number)
+                yield Post(machine, space, way)
 
 
 def run(lab: LiveLab, post: Post, argv: Sequence[str]) -> str:

@@ -6,15 +6,22 @@ import ast
 import struct
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 import pytest
 from walk_frames import NUMBER, A, B, echo, frame, ip, tcp, udp, vxlan
 
 from testbed.observe import taps
+from testbed.observe.inventory import Inventory, Machine, Space
 from testbed.walk import watch
 from testbed.walk.frames import Signature
+from testbed.walk.observer import posts
 from testbed.walk.observer import program as program_for
 from testbed.walk.watch import NETWORK, batch, program
+
+if TYPE_CHECKING:
+    from testbed.labs.live import LiveLab
 
 
 def accepts(code: bytes, packet: bytes) -> bool:
@@ -111,3 +118,21 @@ def test_a_program_for_a_node_needs_nothing_that_it_does_not_bring(name: str) ->
         others = {one for one in needed if one.partition(".")[0] not in sys.stdlib_module_names}
         assert others <= more
     compile(program_for(name), name, "exec")
+
+
+@pytest.mark.parametrize(("shared", "watched"), [
+    (True, [("node1", ""), ("node1", "web"), ("node2", "other")]),
+    (False, [("node1", ""), ("node1", "web"), ("node2", ""), ("node2", "other")]),
+])  # fmt: skip
+def test_a_namespace_is_watched_once_and_its_number_is_that_of_a_kernel(
+    shared: bool, watched: list[tuple[str, str]]
+) -> None:
+    """Virtual machines that were booted alike have namespaces of the same numbers."""
+    node = SimpleNamespace(shares_kernel=shared, socket=lambda path: f"/proc/7/root{path}")
+    lab = cast("LiveLab", SimpleNamespace(fabric=None, node=lambda _: node))
+    first, web, again, other = (
+        Space(name, path=f"/run/netns/{name}", inode=inode)
+        for name, inode in (("", 1), ("web", 2), ("same", 2), ("other", 3))
+    )
+    machines = Machine("node1", spaces=(first, web, again)), Machine("node2", spaces=(first, other))
+    assert [post.key for post in posts(lab, Inventory("lab", machines))] == watched

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from testbed.process import run
+from testbed.walk.model import Walk
 
 #: What decides quickly, of what both back ends have: docker0, addresses, veth pairs, the routes
 #: that Docker and flanneld set, what is in etcd, and containers that reach each other.
@@ -105,6 +106,15 @@ def test_two_node(state: Path, tmp_path: Path, provider: str, backend: str) -> N
         assert verdicts.keys() == set(claims)
         assert not [claim for claim, verdict in verdicts.items() if verdict == "skipped"]
         assert lab["facts"]["provider"] == provider
+        words = ("-l", "two-node", "container-1", "node2/container-2", "--tcp", "80", "--json")
+        walk = Walk.from_dict(json.loads(testbed("walk", *words, seconds=120)))
+        passed = [str(hop.spot) for hop in walk.legs[0].hops if hop.kind == "device"]
+        assert passed[0] == "node1/container-1:eth0"
+        assert passed[-1] == "node2/container-2:eth0"
+        fabric = [
+            passed.index(name) for name in ("node1:eth0", "lan:node1", "lan:node2", "node2:eth0")
+        ]
+        assert fabric == [*range(fabric[0], fabric[0] + 4)]
     finally:
         testbed("down", "two-node", seconds=60)
     assert "two-node" not in testbed("ls", seconds=30)
