@@ -36,7 +36,6 @@ STAMPS = {
     ("observe/listen.py", "read"): "against the stamps of frames",
     ("registry.py", "_entry_points"): "against the stamps of folders",
     ("suites/model.py", "Run"): "when a run was begun",
-    ("walk/run.py", "walk"): "when a walk was begun",
     ("walk/send.py", "send"): "against the stamps of frames",
     ("testing/machine.py", "test_the_clock_is_right"): "of a node, against this machine's",
 }

@@ -140,7 +140,7 @@ FORM = {
     "ports of a node": bad(
         "name: t\nnodes: {a: {§ports: ['80:80']}}\n", "known key|'ports'|testbed forward"
     ),
-    "kind of a node": bad("name: t\nnodes: {a: {§kind: linux}}\n", "known key|roles|clab.yml"),
+    "kind of a node": bad("name: t\nnodes: {a: {§kind: linux}}\n", "known key|roles|other tools"),
     "Compose's word for publish": bad(
         DOCKER + "containers: {c1: {node: n1, §ports: ['80:80']}}\n", "'ports'|write publish"
     ),
