@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -436,7 +437,7 @@ def environment(lab: LiveLab) -> dict[str, str]:
 
 def test_a_lab_that_goes_away_ends_a_walk(tmp_path: Path) -> None:
     (tmp_path / "lab.yaml").write_text(ROW.replace("walk-row", "walk-gone"))
-    for lab in up(str(tmp_path / "lab.yaml"), tmp_path / "state"):
+    with contextlib.contextmanager(up)(str(tmp_path / "lab.yaml"), tmp_path / "state") as lab:
         state = environment(lab)
         argv = [sys.executable, "-m", "testbed"]
         lab.node("b").run(["iptables", "-A", "FORWARD", "-j", "DROP"])  # nothing is answered
@@ -447,7 +448,7 @@ def test_a_lab_that_goes_away_ends_a_walk(tmp_path: Path) -> None:
             stderr=subprocess.PIPE,
         ) as running:
             # Until it watches; it waits for an answer then.
-            assert until(lambda watched=lab: "testbed_walk" in "".join(left(watched)), 60)  # type: ignore[misc]
+            assert until(lambda: "testbed_walk" in "".join(left(lab)), 60)
             subprocess.run([*argv, "down", "walk-gone"], env=state, check=True, capture_output=True)
             _, errors = running.communicate(timeout=120)
         assert running.returncode in {1, 4}
