@@ -46,7 +46,7 @@ def devices(leg: Leg) -> list[str]:
 
 
 def changed(hop: Hop) -> dict[str, tuple[str, str]]:
-    """What changed at a hop: each field with its values before and after."""
+    """Return the fields that changed at a hop, each with its values before and after."""
     return {one.field: (one.before, one.after) for one in hop.changes}
 
 

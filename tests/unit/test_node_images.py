@@ -13,11 +13,12 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from topology_texts import problems
 
 from testbed.artifacts import image_tree
 from testbed.artifacts.image_tree import ImageTree, environment, white_out
 from testbed.artifacts.source import Job
-from testbed.errors import ArtifactError, CommandError, Problem, TopologyError
+from testbed.errors import ArtifactError, CommandError
 from testbed.labs import plan
 from testbed.nodes.netns import beside
 from testbed.nodes.netns.beside import Beside
@@ -40,12 +41,6 @@ nodes:
 
 def topology(text: str = TEXT) -> Topology:
     return load_text(text, "t.yaml")
-
-
-def problems(text: str) -> tuple[Problem, ...]:
-    with pytest.raises(TopologyError) as caught:
-        load_text(text, "t.yaml")
-    return tuple(caught.value.problems)
 
 
 def test_it_is_read_told_and_fetched() -> None:

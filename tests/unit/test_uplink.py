@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
+from topology_texts import problems
 
 from testbed.errors import LabError, TopologyError
 from testbed.labs.preflight import kernel_features, programs
@@ -14,9 +14,6 @@ from testbed.nodes import wiring
 from testbed.nodes.netns.provider import UPLINK, NetnsProvider, bridge_of
 from testbed.nodes.netns.uplink import Uplink
 from testbed.topology import Topology, load_data, load_text
-
-if TYPE_CHECKING:
-    from testbed.errors import Problem
 
 TEXT = """\
 name: up
@@ -34,12 +31,6 @@ nodes:
 
 def topology(text: str = TEXT) -> Topology:
     return load_text(text, "t.yaml")
-
-
-def problems(text: str) -> tuple[Problem, ...]:
-    with pytest.raises(TopologyError) as caught:
-        load_text(text, "t.yaml")
-    return tuple(caught.value.problems)
 
 
 def test_the_first_address_is_the_gateway() -> None:

@@ -7,9 +7,10 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from topology_texts import problems
 
 from testbed import kernel
-from testbed.errors import MachineError, Problem, TopologyError
+from testbed.errors import MachineError
 from testbed.labs import plan, preflight
 from testbed.labs.preflight import kernel_features
 from testbed.nodes.netns import provider as netns
@@ -44,12 +45,6 @@ SHOWN: list[dict[str, Any]] = [
 
 def topology(text: str = TEXT) -> Topology:
     return load_text(text, "t.yaml")
-
-
-def problems(text: str) -> tuple[Problem, ...]:
-    with pytest.raises(TopologyError) as caught:
-        load_text(text, "t.yaml")
-    return tuple(caught.value.problems)
 
 
 def test_it_is_read_and_written_back() -> None:
