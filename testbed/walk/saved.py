@@ -20,6 +20,7 @@ from testbed.walk import model
 from testbed.walk.model import FORMAT, Walk
 
 SHOWN = 8  # problems of one file; a file of another kind has too many
+WRITES_IT = "`testbed walk SOURCE TARGET -o FILE.json` writes one"
 NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 
 
@@ -38,9 +39,7 @@ def load(path: str | os.PathLike[str]) -> Walk:
     except (ValueError, RecursionError) as error:
         place = f":{error.lineno}:{error.colno}" if isinstance(error, json.JSONDecodeError) else ""
         why = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-        raise UsageError(
-            f"not JSON: {why}", where=f"{path}{place}", hint="`testbed walk --json FILE` writes it"
-        ) from error
+        raise UsageError(f"not JSON: {why}", where=f"{path}{place}", hint=WRITES_IT) from error
     return from_dict(data, where=str(path))
 
 
@@ -53,7 +52,7 @@ def from_dict(data: Any, *, where: str = "") -> Walk:
         raise UsageError(
             "not a walk: wanted an object with `format` and `legs`",
             where=where,
-            hint="`testbed walk --json FILE` writes it",
+            hint=WRITES_IT,
         )
     if data["format"] != FORMAT:
         raise UsageError(
