@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 import pytest
 
 from testbed.claims.model import Measurement
+from testbed.observe.taps import INTERPRETER
 from testbed.suites.helpers import READY, await_output
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 STREAM_PORT = 5201  # iperf3's default
 ECHO_PORT = 5202
 TRIPS = 300
-PYTHON = ("python3", "-I", "-S", "-c")  # starts in half the time: no user or site modules
 MICROSECOND = 1e-6
 NANOSECOND = 1e-9
 GIGABYTE = 1e9  # octets
@@ -119,7 +119,7 @@ def measured_server(
     argv = ["iperf3", "--server", "--bind", address, "--port", str(streams), "--forceflush"]
     with (
         place.spawn([*here, *argv]) as iperf3,
-        place.spawn([*here, *PYTHON, ECHO, address, str(echoes)]) as echo,
+        place.spawn([*here, *INTERPRETER, ECHO, address, str(echoes)]) as echo,
     ):
         await_output(iperf3, b"Server listening")
         await_output(echo, READY)
@@ -172,7 +172,7 @@ def round_trips(
     """
     numbers = [str(number) for number in (rounds, connections, trips)]
     where = [word for way in ways for word in (way.address, str(way.echo_port), way.own)]
-    argv = [*ways[0].prefix, *PYTHON, ASK, *numbers, *where]
+    argv = [*ways[0].prefix, *INTERPRETER, ASK, *numbers, *where]
     lines = ways[0].client.run(argv, timeout=120).stdout.splitlines()
     took = [
         Trips(*(int(number) * NANOSECOND / MICROSECOND for number in line.split()))

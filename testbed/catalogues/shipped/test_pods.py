@@ -13,6 +13,7 @@ import pytest
 from testbed.claims.observation import Observation
 from testbed.errors import LabError
 from testbed.observe.capture import captures
+from testbed.observe.taps import INTERPRETER
 from testbed.roles.kubernetes import config
 from testbed.suites import helpers
 from testbed.suites.cluster import Within, pod, sleeper, web
@@ -40,7 +41,6 @@ from testbed.suites.helpers import (
 )
 from testbed.suites.measuring import (
     P50,
-    PYTHON,
     THROUGHPUT,
     Rounds,
     Way,
@@ -480,7 +480,7 @@ def test_containers_of_a_pod_need_ports_of_their_own(
     def refused(port: int) -> bool:
         """Tell whether a server in container a finds the port in use."""
         words = f"import socket; socket.create_server(('', {port}))"
-        result = observe.run(a, [*PYTHON, words], check=False)
+        result = observe.run(a, [*INTERPRETER, words], check=False)
         return "Address already in use" in result.stderr
 
     observe.holds(refused(PORT), f"b has the port {PORT}: a server in a cannot have it, too")
