@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from testbed.artifacts.config import Policy
+    from testbed.artifacts.fetch import Sum
 
 
 @dataclass
@@ -307,10 +308,11 @@ def test_a_users_program_wins_over_every_part(house: House) -> None:
 def test_a_users_download(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     digest = hashlib.sha256(b"x").hexdigest()
 
-    def fetch(self: object, job: Job, target: Path) -> None:
+    def fetch(job: Job, url: str, target: Path, wanted: Sum, *, limit: int) -> None:
+        assert (url, wanted.digest) == ("https://example.org/weave", digest)
         target.write_bytes(b"x")
 
-    monkeypatch.setattr("testbed.artifacts.url.Download._fetch", fetch)
+    monkeypatch.setattr("testbed.artifacts.url.fetch", fetch)
     store = house.store(
         f"[artifacts]\nweave = {{url = 'https://example.org/weave', sha256 = '{digest}'}}"
     )

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
+import os
+import shutil
 import tarfile
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
 import pytest
+from downloads import Server, archive, serving
 
+from testbed.artifacts.fetch import ATTEMPTS, NotFetched, _redirects
 from testbed.artifacts.source import Job
 from testbed.artifacts.url import Download
 from testbed.errors import ArtifactError, Interrupted
@@ -21,51 +25,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-class Server:
-    def __init__(self) -> None:
-        self.files: dict[str, bytes] = {}
-        self.cut: set[str] = set()
-        self.elsewhere: dict[str, str] = {}
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                if self.path in outer.elsewhere:
-                    self.send_response(302)
-                    self.send_header("Location", outer.elsewhere[self.path])
-                    self.end_headers()
-                    return
-                data = outer.files.get(self.path)
-                if data is None:
-                    self.send_error(404)
-                    return
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data[: len(data) // 2] if self.path in outer.cut else data)
-
-            def log_message(self, format: str, *args: object) -> None:
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.http.serve_forever, args=(0.05,), daemon=True).start()
-
-    def put(self, data: bytes) -> tuple[str, str]:
-        name = f"/{len(self.files)}"
-        self.files[name] = data
-        return self.url(name), hashlib.sha256(data).hexdigest()
-
-    def url(self, name: str) -> str:
-        return f"http://127.0.0.1:{self.http.server_address[1]}{name}"
-
-
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    made = Server()
-    yield made
-    made.http.shutdown()
-    made.http.server_close()
+    monkeypatch.setattr("testbed.artifacts.fetch.PAUSE", 0.0)
+    with serving() as web:
+        yield web
 
 
 @pytest.fixture
@@ -73,16 +38,6 @@ def job(tmp_path: Path) -> Job:
     into = tmp_path / "into"
     into.mkdir()
     return Job(into, tmp_path, lambda _: None, run, threading.Event(), lambda _: tmp_path)
-
-
-def archive(**files: bytes) -> bytes:
-    data = io.BytesIO()
-    with tarfile.open(fileobj=data, mode="w:gz") as tar:
-        for name, content in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    return data.getvalue()
 
 
 def test_a_file_with_the_right_sum_is_put_in_place_and_executable(server: Server, job: Job) -> None:
@@ -103,7 +58,7 @@ def test_a_wrong_sum_is_told_and_nothing_is_put_in_place(server: Server, job: Jo
 
 
 def test_a_member_of_an_archive(server: Server, job: Job) -> None:
-    url, digest = server.put(archive(**{"./d/tool": b"tool", "d/other": b"other"}))
+    url, digest = server.put(archive({"./d/tool": b"tool", "d/other": b"other"}))
     Download(url, digest, "bin/tool", "d/tool").fill(job)
     assert (job.into / "bin" / "tool").read_bytes() == b"tool"
     assert sorted(path.name for path in job.into.rglob("*")) == ["bin", "tool"]
@@ -113,7 +68,7 @@ def test_a_member_of_an_archive(server: Server, job: Job) -> None:
 def test_an_archive_that_reaches_outside_itself_is_refused(
     server: Server, job: Job, name: str
 ) -> None:
-    url, digest = server.put(archive(**{name: b"evil", "tool": b"tool"}))
+    url, digest = server.put(archive({name: b"evil", "tool": b"tool"}))
     with pytest.raises(ArtifactError, match="evil"):
         Download(url, digest, "bin/tool", "tool").fill(job)
     assert not list(job.into.parent.rglob("evil"))
@@ -171,7 +126,7 @@ def test_a_server_cannot_send_us_to_a_file_of_this_machine(
 ) -> None:
     here = tmp_path / "here"
     here.write_bytes(b"here")
-    server.elsewhere["/moved"] = here.as_uri()
+    server.moved["/moved"] = here.as_uri()
     digest = hashlib.sha256(b"here").hexdigest()
     with pytest.raises(ArtifactError, match="cannot be downloaded"):
         Download(server.url("/moved"), digest, "bin/tool").fill(job)
@@ -179,7 +134,7 @@ def test_a_server_cannot_send_us_to_a_file_of_this_machine(
 
 
 def test_a_missing_member_is_told_with_what_there_is(server: Server, job: Job) -> None:
-    url, digest = server.put(archive(other=b""))
+    url, digest = server.put(archive({"other": b""}))
     with pytest.raises(ArtifactError, match=r"tool .*other"):
         Download(url, digest, "bin/tool", "tool").fill(job)
 
@@ -197,7 +152,7 @@ def test_too_large_is_refused_before_the_end(server: Server, job: Job) -> None:
 
 
 def test_a_large_member_of_a_small_archive_is_refused(server: Server, job: Job) -> None:
-    url, digest = server.put(archive(tool=bytes(1 << 20)))
+    url, digest = server.put(archive({"tool": bytes(1 << 20)}))
     with pytest.raises(ArtifactError, match="larger than"):
         Download(url, digest, "bin/tool", "tool", limit=1 << 16).fill(job)
 
@@ -207,11 +162,169 @@ def test_no_such_file_on_the_server(server: Server, job: Job) -> None:
         Download(server.url("/none"), "0" * 64, "bin/tool").fill(job)
 
 
-def test_a_connection_that_breaks(server: Server, job: Job) -> None:
-    url, digest = server.put(b"x" * 1000)
-    server.cut.add("/0")
-    with pytest.raises(ArtifactError, match=r"500 of 1000|cannot be downloaded"):
+@pytest.mark.parametrize("reset", [False, True])
+def test_a_connection_that_breaks_is_continued(server: Server, job: Job, reset: bool) -> None:
+    data = bytes(range(250)) * 4
+    url, digest = server.put(data, cuts=2, reset=reset)
+    Download(url, digest, "bin/tool").fill(job)
+    assert (job.into / "bin" / "tool").read_bytes() == data
+    starts = [request.start for request in server.requests]
+    # A reset may throw away what was sent before it.
+    assert starts[1:] == sorted(starts[1:])
+    assert reset or starts == [0, 500, 750]
+
+
+def test_a_server_without_parts_sends_all_of_it_again(server: Server, job: Job) -> None:
+    data = bytes(range(250)) * 4
+    url, digest = server.put(data, cuts=2, ranges=False)
+    Download(url, digest, "bin/tool").fill(job)
+    assert (job.into / "bin" / "tool").read_bytes() == data
+
+
+def test_a_file_that_changes_meanwhile_is_not_mixed(server: Server, job: Job) -> None:
+    old, new = b"a" * 1000, b"b" * 1000
+    url, _ = server.put(old, cuts=1, tag='"first"', later=new)
+    Download(url, hashlib.sha256(new).hexdigest(), "bin/tool").fill(job)
+    assert (job.into / "bin" / "tool").read_bytes() == new
+    assert [request.start for request in server.requests] == [0, 500]
+
+
+def test_a_server_that_refuses_to_continue_is_asked_for_all_of_it(server: Server, job: Job) -> None:
+    url, _ = server.put(b"x" * 1000, cuts=1, later=b"short")
+    Download(url, hashlib.sha256(b"short").hexdigest(), "bin/tool").fill(job)
+    assert [request.start for request in server.requests] == [0, 500, 0]
+
+
+def test_a_connection_that_breaks_always_at_the_same_place(server: Server, job: Job) -> None:
+    url, digest = server.put(b"x" * 1000, cuts=1000, ranges=False)
+    with pytest.raises(NotFetched, match="500 of 1000"):
         Download(url, digest, "bin/tool").fill(job)
+    assert len(server.requests) == ATTEMPTS
+
+
+def test_a_file_of_unknown_size(server: Server, job: Job) -> None:
+    url, digest = server.put(b"x" * 1000, sized=False)
+    Download(url, digest, "bin/tool").fill(job)
+    assert (job.into / "bin" / "tool").stat().st_size == 1000
+
+
+def test_a_stalled_download_can_be_cancelled(server: Server, job: Job) -> None:
+    url, digest = server.put(b"x" * 1000, stalls=True)
+    threading.Timer(0.2, job.cancel.set).start()
+    with pytest.raises(Interrupted):
+        Download(url, digest, "bin/tool").fill(job)
+
+
+def test_a_stalled_download_ends(server: Server, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("testbed.artifacts.fetch.STALL", 0.2)
+    monkeypatch.setattr("testbed.artifacts.fetch.ATTEMPTS", 1)
+    url, digest = server.put(b"x" * 1000, stalls=True)
+    with pytest.raises(NotFetched, match=r"no answer|timed out"):
+        Download(url, digest, "bin/tool").fill(job)
+
+
+def test_bytes_and_rate_are_told_and_the_wait_too(
+    server: Server, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("testbed.artifacts.fetch.TELL", 0.0)
+    said: list[str] = []
+
+    def say(words: str) -> None:
+        said.append(words)
+        if words.startswith("download, 2.0 MiB of 4.0 MiB, 0 bytes/s"):
+            job.cancel.set()
+
+    url, digest = server.put(bytes(4 << 20), stalls=True)
+    with pytest.raises(Interrupted):
+        Download(url, digest, "bin/tool").fill(dataclasses.replace(job, say=say))
+    told = [words for words in said if words.startswith("download, 2.0 MiB of 4.0 MiB")]
+    assert all(words.endswith("/s") for words in said)
+    assert told[-1].endswith(", 0 bytes/s")
+
+
+def test_an_address_with_tls_is_not_left_for_one_without(
+    server: Server, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import urllib.request
+
+    handler = _redirects()
+    request = urllib.request.Request("https://a.example/x")
+    with pytest.raises(OSError, match="without TLS"):
+        handler.redirect_request(request, None, 302, "", {}, "http://a.example/x")
+    assert handler.redirect_request(request, None, 302, "", {}, "https://b.example/x")
+
+
+def test_a_redirect_is_followed(server: Server, job: Job) -> None:
+    _, digest = server.put(b"tool")
+    server.moved["/old"] = "/0"
+    Download(server.url("/old"), digest, "bin/tool").fill(job)
+    assert (job.into / "bin" / "tool").read_bytes() == b"tool"
+
+
+def test_a_circle_of_redirects_ends(server: Server, job: Job) -> None:
+    server.moved["/a"], server.moved["/b"] = "/b", "/a"
+    with pytest.raises(NotFetched, match="redirect"):
+        Download(server.url("/a"), "0" * 64, "bin/tool").fill(job)
+
+
+def test_a_proxy_of_the_environment_is_asked(
+    server: Server, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("no_proxy")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.setenv("http_proxy", server.url("/"))
+    _, digest = server.put(b"tool")
+    Download("http://not.example.invalid/0", digest, "bin/tool").fill(job)
+    assert [request.proxied for request in server.requests] == [True]
+
+
+def test_a_proxy_that_refuses(server: Server, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", server.url("/"))
+    with pytest.raises(NotFetched, match="403"):
+        Download("https://not.example.invalid/0", "0" * 64, "bin/tool").fill(job)
+    assert [request.path for request in server.requests] == ["not.example.invalid:443"]
+
+
+def test_a_proxy_is_not_asked_for_addresses_without_one(
+    server: Server, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    url, digest = server.put(b"tool")
+    Download(url, digest, "bin/tool").fill(job)
+    assert [request.proxied for request in server.requests] == [False]
+
+
+def test_a_full_disk_is_no_fault_of_the_server(server: Server, job: Job) -> None:
+    url, digest = server.put(b"tool")
+    (job.into / "download").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        Download(url, digest, "bin/tool").fill(job)
+
+
+def test_a_disk_that_is_too_small_is_told_before_it_is_full(
+    server: Server, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(job.into)._replace(free=999)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
+    url, digest = server.put(b"x" * 1000)
+    with pytest.raises(ArtifactError, match="999 bytes are free") as caught:
+        Download(url, digest, "bin/tool").fill(job)
+    assert "TESTBED_CACHE" in (caught.value.hint or "")
+
+
+def test_a_full_disk_is_no_fault_of_the_archive(server: Server, job: Job) -> None:
+    url, digest = server.put(archive({"tool": b"tool"}))
+    (job.into / "bin").mkdir()
+    (job.into / "bin" / "tool").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        Download(url, digest, "bin/tool", "tool").fill(job)
+
+
+def test_an_archive_that_ends_too_early(server: Server, job: Job) -> None:
+    whole = archive({"tool": os.urandom(1 << 16)})
+    url, digest = server.put(whole[: len(whole) // 2])
+    with pytest.raises(ArtifactError, match="cannot be unpacked"):
+        Download(url, digest, "bin/tool", "tool").fill(job)
 
 
 def test_no_server(job: Job) -> None:
