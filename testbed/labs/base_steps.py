@@ -20,8 +20,6 @@ from testbed.steps.context import Batch, Context
 from testbed.steps.step import Step, node_step, order
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from testbed.artifacts import Store
     from testbed.nodes.base import Node, Provider
     from testbed.nodes.wiring import Difference
@@ -86,6 +84,7 @@ def node_spec(topology: Topology, node: NodeModel) -> NodeSpec:
         interfaces,
         offers.hidden(topology, node),
         binds=binds,
+        image=node.image,
         foreign=topology.foreign is not None,
     )
 
@@ -114,22 +113,8 @@ def full_spec(topology: Topology, node: NodeModel, provider: Provider, store: St
         text = "\0".join([*(step.about for step in steps), *facts])
         return Ahead(hashlib.sha256(text.encode()).hexdigest()[:12], act)
 
-    spec = replace(
-        node_spec(topology, node),
-        layers=packages.layers(store, node),
-        image=_image_of(store, node),
-    )
+    spec = replace(node_spec(topology, node), layers=packages.layers(store, node))
     return replace(spec, ahead=ahead if steps else None)
-
-
-def _image_of(store: Store, node: NodeModel) -> Path | None:
-    """Return the folder with the layers of a node's image; None without an image."""
-    if not node.image:
-        return None
-    from testbed.artifacts.image_tree import ImageTree
-
-    tree = ImageTree(node.image, store.image(node.image))
-    return store.keep(tree.name, tree)
 
 
 def ahead_of(steps: Iterable[Step]) -> list[Step]:

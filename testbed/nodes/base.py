@@ -168,8 +168,7 @@ class NodeSpec:
     #: Trees of Debian packages to lay over this machine's files on the node (Provider.packages).
     layers: tuple[Path, ...] = ()
     binds: tuple[Bind, ...] = ()  #: files and folders of this machine (Provider.binds)
-    #: Unpacked layers of the image that is the node's file system (Provider.images).
-    image: Path | None = None
+    image: str = ""  #: name of the image that is the node's file system (Provider.images)
     foreign: bool = False  #: another tool's file describes the node (``Topology.foreign``)
     #: Return setup to run ahead; called only by providers that support it (:attr:`Node.wakes`).
     ahead: Callable[[], Ahead] | None = field(default=None, compare=False)
@@ -600,6 +599,8 @@ class Provider(ABC):
     packages: ClassVar[bool] = False
     #: True if the file system of nodes can be an image (:attr:`NodeSpec.image`).
     images: ClassVar[bool] = False
+    #: The file system of nodes where it cannot, for the error message.
+    files: ClassVar[str] = ""
     #: True if nodes can have files and folders of this machine (:attr:`NodeSpec.binds`).
     binds: ClassVar[bool] = False
     #: Parts of a node that :meth:`snapshot` saves, in words; empty if there are no snapshots.

@@ -164,12 +164,8 @@ def test_namespace_nodes_are_on_the_same_networks(
 def test_a_node_that_ends_at_once_is_reported_with_its_last_lines(
     provider: ContainerlabProvider, topology: Topology, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kind = clabfile._kind
-
-    def brief(options: clabfile.Options) -> dict[str, object]:
-        return {**kind(options), "entrypoint": 'sh -c "echo no luck; exit 7"'}
-
-    monkeypatch.setattr(clabfile, "_kind", brief)
+    brief = {**clabfile.KIND, "entrypoint": 'sh -c "echo no luck; exit 7"'}
+    monkeypatch.setattr(clabfile, "KIND", brief)
     provider.create_fabric(LAB, topology)
     with pytest.raises(LabError, match="node1") as caught:
         provider.create_one(LAB, spec("node1"))

@@ -248,7 +248,7 @@ nodes:
   host-node: {networks: {lan: 10.168.0.3}}
   alone: {}
 """
-OPTIONS = clabfile.Options("testbed/node:1", {"/run/testbed/host/cache": "/cache"})
+OPTIONS = clabfile.Options("testbed/node:1", {"/run/testbed/host/cache": "/cache"}, "/cache/init")
 
 
 def of(topology: Topology, *names: str) -> list[NodeSpec]:
@@ -291,7 +291,19 @@ def test_nodes_have_no_interface_but_those_of_the_topology_and_are_never_restart
     kind = read["topology"]["kinds"]["linux"]
     assert (kind["network-mode"], kind["restart-policy"]) == ("none", "no")
     assert kind["image-pull-policy"] == "never"
-    assert kind["binds"] == ["/run/testbed/host/cache:/cache:ro"]
+    node = read["topology"]["nodes"]["alone"]
+    assert node["binds"] == ["/run/testbed/host/cache:/cache:ro"]
+    assert node["image"] == "testbed/node:1"
+
+
+def test_a_node_of_a_users_image_has_testbed_init_as_its_first_program_and_no_folder_of_ours() -> (
+    None
+):
+    spec = NodeSpec("a", "digest", image="example.com/box@sha256:" + "0" * 64)
+    node = clabfile.document("one", [spec], OPTIONS)["topology"]["nodes"]["a"]
+    assert "@" not in node["image"], "the engine knows no digest of an image that it has loaded"
+    assert (node["entrypoint"], node["cmd"], node["user"]) == (clabfile.INIT, "machine", "root")
+    assert node["binds"] == [f"/cache/init:{clabfile.INIT}:ro"]
 
 
 def test_the_management_network_is_none_of_the_labs() -> None:

@@ -332,6 +332,14 @@ def test_a_network_of_two_is_a_link_and_one_of_more_a_switch() -> None:
     ]  # fmt: skip
 
 
+def test_an_image_of_a_node_is_that_of_its_container_whose_entry_point_does_not_run() -> None:
+    text = 'name: t\nnodes: {a: {image: "alpine:3.20"}, b: {}}\n'
+    found, left_out = deployed(load_text(text, "t"))
+    assert found["nodes"]["a"] == {"image": "alpine:3.20", "entrypoint": "sleep infinity"}
+    assert "image" not in found["nodes"]["b"]
+    assert left_out == {}
+
+
 def test_a_link_of_a_node_alone_is_a_dummy_and_names_do_not_collide() -> None:
     text = """\
 name: t

@@ -20,6 +20,7 @@ from testbed.artifacts.image_tree import ImageTree, environment, white_out
 from testbed.artifacts.source import Job
 from testbed.errors import ArtifactError, CommandError
 from testbed.labs import plan
+from testbed.labs.base_steps import node_spec
 from testbed.nodes.netns import beside
 from testbed.nodes.netns.beside import Beside
 from testbed.process import Completed, in_network, run
@@ -53,6 +54,13 @@ def test_it_is_read_told_and_fetched() -> None:
     assert "image" not in about["node b"]
 
 
+@pytest.mark.parametrize("provider", ["netns", "containerlab"])
+def test_providers_of_containers_and_namespaces_have_it(provider: str) -> None:
+    found = topology(TEXT.replace("a: {", f"a: {{provider: {provider}, "))
+    assert node_spec(found, found.nodes["a"]).image == "alpine:3.20"
+    assert node_spec(found, found.nodes["b"]).image == ""
+
+
 def test_another_image_is_another_node() -> None:
     before, after = topology(), topology(TEXT.replace("3.20", "3.21"))
     assert [n for n in after.nodes if after.node_digest(n) != before.node_digest(n)] == ["a"]
@@ -64,9 +72,9 @@ def test_another_image_is_another_node() -> None:
         ("a: {", "a: {roles: [docker], ", "docker"),
         ("a: {", "a: {roles: [etcd], ", "etcd"),
         ("a: {", "a: {packages: [tcpdump], ", "tcpdump"),
-        ("a: {", "a: {provider: qemu, ", "a by qemu"),
-        ("a: {", "a: {provider: vagrant, ", "a by vagrant"),
-        ("a: {", "a: {provider: containerlab, ", "a by containerlab"),
+        ("a: {", "a: {provider: qemu, ", "a by qemu, which has the files of the box"),
+        ("a: {", "a: {provider: vagrant, ", "a by vagrant, which has the files of the box"),
+        ("a: {", "a: {provider: containerlab, roles: [docker], ", "docker"),
         ('"alpine:3.20"', '"Alpine 3"', "Alpine 3"),
     ],
 )

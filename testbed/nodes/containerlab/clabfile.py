@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network
 from typing import TYPE_CHECKING, Any
 
-from testbed.nodes.containerlab import DIGEST, NAME
+from testbed.artifacts.reference import local_name
+from testbed.nodes.containerlab import DIGEST, IMAGE, NAME
 from testbed.nodes.links import port_name
 from testbed.nodes.netns.provider import bridge_of
 
@@ -29,18 +30,29 @@ MANAGEMENT_PREFIX = 24
 #: A link beside the ports of nodes, which have the names of the nodes: none begins with "_".
 MANAGEMENT_BRIDGE = "_testbed-mgmt"
 FIRST = 79  # of the networks of that size
+#: Place of ``testbed-init`` in a container of a user's image, whose first program it is.
+INIT = "/usr/local/lib/testbed/testbed-init"
+#: Settings of every node.
+KIND: Mapping[str, str] = {
+    "image-pull-policy": "never",
+    "network-mode": "none",
+    "restart-policy": "no",  # a container that is restarted has lost its links
+    "cgroupns-mode": "private",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Settings of every node of a file.
+    """Settings of the nodes of a file.
 
-    ``image`` is the image's name.  ``binds`` maps folders of containerlab's machine to the paths at
-    which nodes have them, read-only.
+    ``image`` is the name of the image of nodes without one of their own.  ``binds`` maps folders of
+    containerlab's machine to the paths at which these nodes have them, read-only.  ``init`` is the
+    path of ``testbed-init`` there.
     """
 
     image: str
     binds: Mapping[str, str]
+    init: str
 
 
 def names(nodes: Iterable[str]) -> dict[str, str]:
@@ -89,7 +101,7 @@ def document(
     linked = [] if topology is None else [s.name for s in specs if s.name in topology.nodes]
     networks = [] if topology is None else list(topology.networks.values())
     used = {name for node in linked for name in topology.nodes[node].networks} if topology else ()
-    nodes = {called[spec.name]: _node(spec, called[spec.name]) for spec in specs}
+    nodes = {called[spec.name]: _node(spec, called[spec.name], options) for spec in specs}
     bridges = {bridge_of(name): {"kind": "bridge"} for name in sorted(used)}
     return {
         "name": lab,
@@ -102,7 +114,7 @@ def document(
         },
         "topology": {
             "defaults": {"kind": "linux"},
-            "kinds": {"linux": _kind(options)},
+            "kinds": {"linux": dict(KIND)},
             "nodes": {**nodes, **bridges},
             "links": [
                 link for node in linked for link in _links(topology, node, called[node])
@@ -111,19 +123,16 @@ def document(
     }  # fmt: skip
 
 
-def _kind(options: Options) -> dict[str, Any]:
-    return {
-        "image": options.image,
-        "image-pull-policy": "never",
-        "network-mode": "none",
-        "restart-policy": "no",  # a container that is restarted has lost its links
-        "cgroupns-mode": "private",
-        "binds": [f"{source}:{place}:ro" for source, place in options.binds.items()],
-    }
-
-
-def _node(spec: NodeSpec, called: str) -> dict[str, Any]:
-    node: dict[str, Any] = {"labels": {NAME: spec.name, DIGEST: spec.digest}}
+def _node(spec: NodeSpec, called: str, options: Options) -> dict[str, Any]:
+    labels = {NAME: spec.name, DIGEST: spec.digest}
+    node: dict[str, Any] = {"labels": labels}
+    if spec.image:
+        labels[IMAGE] = spec.image
+        node |= {"image": local_name(spec.image), "entrypoint": INIT, "cmd": "machine"}
+        node |= {"user": "root", "binds": [f"{options.init}:{INIT}:ro"]}
+    else:
+        node["image"] = options.image
+        node["binds"] = [f"{source}:{place}:ro" for source, place in options.binds.items()]
     if called != spec.name:
         node["hostname"] = spec.name
     if spec.cpus is not None:

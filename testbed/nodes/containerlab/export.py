@@ -47,7 +47,7 @@ class Containerlab(Export):
     says: ClassVar[tuple[str, ...]] = (
         "description", "networks", "links", "nodes.*.networks", "nodes.*.gateway", "nodes.*.cpus",
         "nodes.*.memory", "nodes.*.forward", "nodes.*.sysctls", "nodes.*.routes", "nodes.*.rules",
-        "nodes.*.env", "nodes.*.run", "nodes.*.binds", "foreign",
+        "nodes.*.env", "nodes.*.run", "nodes.*.binds", "nodes.*.image", "foreign",
     )  # fmt: skip
     reasons: ClassVar[Mapping[str, str]] = {
         "nodes.*.roles": "containerlab starts no daemons on nodes",
@@ -133,6 +133,8 @@ def _node(topology: Topology, name: str, called: str) -> dict[str, Any]:
     commands += [f"sysctl -q -w {one}={sysctls.pop(one)}" for one in of_links]
     commands += [shlex.join(argv(one.line)) for one in node.run]
     return {
+        # The entry point of the image does not run on a node.
+        **({"image": literal(node.image), "entrypoint": "sleep infinity"} if node.image else {}),
         **({"env": literal(node.env)} if node.env else {}),
         **({"binds": literal(binds(topology, name))} if node.binds else {}),
         **({"hostname": name} if called != name else {}),

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from testbed.nodes.base import is_stopped
 from testbed.nodes.stream.container import ContainerNode
 
 if TYPE_CHECKING:
+    from testbed.nodes.base import Service
+    from testbed.nodes.place import Place
     from testbed.nodes.stream.wire import Link
 
 
@@ -28,6 +31,20 @@ class ContainerlabNode(ContainerNode):
 
 
 class UsersNode(ContainerlabNode):
-    """A node of a user's topology file: it has nothing but what the file says."""
+    """A node of a user's image: it has nothing but what the image and the file say.
+
+    ``outside`` is a place in its network with the programs of its cell.
+    """
 
     shares_files = False
+
+    def __init__(self, *args: Any, outside: Place, **kwargs: Any) -> None:
+        self._outside = outside
+        super().__init__(*args, **kwargs)
+
+    @property
+    def network(self) -> Place:
+        return self._outside
+
+    def start(self, service: Service, *, timeout: float = 60.0) -> None:
+        super().start(replace(service, env={**self._env, **service.env}), timeout=timeout)

@@ -19,7 +19,7 @@ from testbed.errors import LabError, NoSuchNode
 from testbed.limits import Takes
 from testbed.nodes import engine, wiring
 from testbed.nodes.base import Node, NodeSpec, Setup, has_ended
-from testbed.nodes.containerlab import DIGEST, NAME, READY
+from testbed.nodes.containerlab import DIGEST, IMAGE, NAME, READY
 from testbed.nodes.inside import Process
 from testbed.nodes.links import port_name
 from testbed.nodes.netns import cgroups
@@ -50,6 +50,7 @@ class ContainerlabProvider(CellProvider):
     kind: ClassVar[find.Kind] = "fabric"
     shares_kernel = True
     vlans = False  # containerlab connects their links
+    images = True
     kernel = ("overlay",)
     #: Those of a cell. Nodes have their own.
     programs: ClassVar[Mapping[str, str]] = {"iptables": "iptables", "sysctl": "procps"}
@@ -115,10 +116,12 @@ class ContainerlabProvider(CellProvider):
         return there
 
     def _reach(self, cell: Cell, name: str, container: Container, digest: str) -> ContainerlabNode:
+        from testbed.nodes.containerlab.entered import Entered
         from testbed.nodes.containerlab.node import ContainerlabNode, UsersNode
 
-        ours = NAME in container.labels
+        ours = NAME in container.labels and IMAGE not in container.labels
         init = cell.node.init
+        outside = {} if ours else {"outside": Entered(cell.node, name, container.pid)}
 
         def frozen() -> bool:
             freezer = cgroups.freezer()
@@ -146,6 +149,7 @@ class ContainerlabProvider(CellProvider):
                     env={} if ours else container.environment,
                     last_words=lambda: cell.last_words(container),
                     frozen=frozen,
+                    **outside,
                 )
             self._reached[key].digest = digest  # a user's file may have been deployed again
             return self._reached[key]
@@ -189,8 +193,8 @@ class ContainerlabProvider(CellProvider):
         for name in engine.PROGRAMS:
             engine.program(self._store, RELEASE, name)
         self.agent()
-        if not all(spec.foreign for spec in specs):
-            self._store.image(_image())
+        for image in {_image_of(spec) for spec in specs if not spec.foreign}:
+            self._store.image(image)
 
     def create_fabric(self, lab: str, topology: Topology) -> None:
         folders: list[Path] = []
@@ -221,7 +225,7 @@ class ContainerlabProvider(CellProvider):
         topology = self._topologies.get(lab)
         if topology is not None and topology.foreign is not None:
             return self._create_users(lab, topology, topology.foreign, names)
-        cell = self._start(lab, [_image()], bridge=False)
+        cell = self._start(lab, {*map(_image_of, specs)}, bridge=False)
         self._clear(cell, specs)
         path = self._write(cell, lab, specs)
         try:
@@ -300,6 +304,7 @@ class ContainerlabProvider(CellProvider):
         options = clabfile.Options(
             _image(),
             binds={cell.node.provide(path): str(path) for path in self._shared()},
+            init=cell.node.provide(self._store.binary("testbed-init")),
         )
         content = clabfile.document(name, specs, options, self._topologies.get(lab))
         return cell.write(name, clabfile.text(content))
@@ -358,7 +363,7 @@ class ContainerlabProvider(CellProvider):
             # Only one end is in place: a user has moved or renamed the other.
             port = port_name(node.name, index)
             cell.node.run(["ip", "link", "delete", "dev", port], check=False)
-            node.run(["ip", "link", "delete", "dev", own[index].name], check=False)
+            node.network.run(["ip", "link", "delete", "dev", own[index].name], check=False)
         lines = [
             f"link set dev {port_name(node.name, index)} master {bridge_of(own[index].network)} up"
             for index in ports.keys() - gone
@@ -396,13 +401,10 @@ class ContainerlabProvider(CellProvider):
         cell.node.run(["ip", "-batch", "-"], input="\n".join(lines).encode())
 
     def network_of(self, lab: str, node: Node) -> Place:
-        from testbed.nodes.containerlab import userfile
         from testbed.nodes.containerlab.node import UsersNode
 
-        cell = self._cell(lab)
-        if not isinstance(node, UsersNode) or cell is None:
-            return node
-        return userfile.Entered(cell.node, node.name, node.pid)
+        del lab
+        return node.network if isinstance(node, UsersNode) else node
 
     # -- faults -----------------------------------------------------------
 
@@ -490,6 +492,10 @@ def _image() -> str:
     from testbed.artifacts.node_image import NAME
 
     return NAME
+
+
+def _image_of(spec: NodeSpec) -> str:
+    return spec.image or _image()
 
 
 def _cgroup(cell: Cell, container: Container) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -20,14 +20,13 @@ from testbed.errors import CommandError, LabError, NoSuchNode
 from testbed.nodes import engine, wiring
 from testbed.nodes.containerlab import FOLDER, topofile
 from testbed.nodes.containerlab.cell import exited
+from testbed.nodes.containerlab.entered import Entered
 from testbed.nodes.netns.node import program_folders
 from testbed.nodes.wiring import FORWARDING
 from testbed.topology.tree import Problems
 
 if TYPE_CHECKING:
-    from testbed.nodes.base import Result, Running
     from testbed.nodes.containerlab.cell import Cell, Container
-    from testbed.nodes.netns.node import NetnsNode
     from testbed.topology.foreign import Foreign
     from testbed.topology.model import Topology
 
@@ -229,36 +228,6 @@ class UserFile:
         if lines or forwards:
             network = Entered(self.cell.node, container.node, container.pid)
             network.run(["sh", "-ec", SET_UP, "sh", FORWARDING if forwards else "", *lines])
-
-
-@dataclass(frozen=True, slots=True)
-class Entered:
-    """The network of a container, with the programs of its cell.
-
-    ``pid`` is its first process in the cell's pid namespace.
-    """
-
-    cell: NetnsNode
-    name: str
-    pid: int
-    slowness: float = 1.0
-
-    def spawn(self, argv: Sequence[str]) -> Running:
-        return self.cell.spawn([*self._enter(), *argv])
-
-    def run(
-        self,
-        argv: Sequence[str],
-        *,
-        input: bytes | None = None,
-        timeout: float = 60.0,
-        check: bool = True,
-    ) -> Result:
-        argv = [*self._enter(), *argv]
-        return self.cell.run(argv, input=input, timeout=timeout, check=check)
-
-    def _enter(self) -> list[str]:
-        return ["nsenter", f"--net=/proc/{self.pid}/ns/net"]
 
 
 def ports(foreign: Foreign, node: str) -> list[str]:

@@ -169,9 +169,9 @@ class NetnsNode(Node):
 
         if not tty:
             files = [stream.fileno() for stream in (sys.stdin, sys.stdout, sys.stderr)]
-            return terminal.with_files(self._connect(), argv, files)
+            return terminal.with_files(self._connect(), argv, files, self.image_env)
         master = self._terminal(inside)
-        return terminal.with_terminal(self._connect(), master, argv)
+        return terminal.with_terminal(self._connect(), master, argv, self.image_env)
 
     def pipe(
         self,
@@ -187,7 +187,8 @@ class NetnsNode(Node):
         nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         try:
             files = [nothing if file is None else file for file in (stdin, stdout, stderr)]
-            return terminal.with_files(self._connect(), argv, files, env)
+            merged = {**(self.image_env or {}), **(env or {})}
+            return terminal.with_files(self._connect(), argv, files, merged)
         finally:
             os.close(nothing)
 

@@ -40,6 +40,7 @@ from testbed.process import run
 from testbed.requirement import Requirement
 
 if TYPE_CHECKING:
+    from testbed.artifacts import Store
     from testbed.leftover import Judge, LabPart, Leftover
     from testbed.nodes.place import Place
     from testbed.topology.model import Topology
@@ -58,6 +59,18 @@ LAYERS = "layers"  # folder of an unpacked image (testbed.artifacts.image_tree)
 BUSY_SECONDS = 30.0  # how long a cgroup may stay busy after all of its node was killed
 
 
+def _no_images(image: str) -> Path:
+    raise LabError(f"no place for the layers of {image}", hint="remove the image")
+
+
+def _layers(store: Store, image: str) -> Path:
+    """Return the folder with the layers of an image; unpack them first if necessary."""
+    from testbed.artifacts.image_tree import ImageTree
+
+    tree = ImageTree(image, store.image(image))
+    return store.keep(tree.name, tree)
+
+
 def _no_nat() -> Path:
     raise LabError(f"no program {NAT}, which a lab with an uplink needs", hint="remove the uplink")
 
@@ -70,6 +83,7 @@ class NetnsProvider(OneByOne):
     ``exposed`` returns the folders of this machine with programs and images for nodes.
     ``kind`` distinguishes a lab's machines from the nodes that virtual machines run in.
     ``nat`` returns the path of slirp4netns, for labs with an uplink.
+    ``layers`` returns the folder with the layers of an image.
     """
 
     name = "netns"
@@ -129,6 +143,7 @@ class NetnsProvider(OneByOne):
             lambda: store.binary("testbed-init"),
             lambda: store.folders,
             nat=lambda: store.binary(NAT),
+            layers=functools.partial(_layers, store),
         )
 
     def __init__(
@@ -139,11 +154,13 @@ class NetnsProvider(OneByOne):
         *,
         kind: find.Kind = "node",
         nat: Callable[[], Path] = _no_nat,
+        layers: Callable[[str], Path] = _no_images,
     ) -> None:
         self._state = state.resolve()
         self._kind: find.Kind = kind
         self._init = init
         self._nat = nat
+        self._layers = layers
         self._exposed = exposed
         self._fabrics: dict[str, NetnsNode] = {}  # those found, by lab
         self._linking = threading.Lock()
@@ -192,6 +209,11 @@ class NetnsProvider(OneByOne):
 
     # -- making -----------------------------------------------------------
 
+    def prepare(self, lab: str, specs: Sequence[NodeSpec]) -> None:
+        del lab
+        for image in {spec.image for spec in specs if spec.image}:
+            self._layers(image)
+
     def ports(self, topology: Topology, node: str) -> list[str]:
         ports = topology.nodes[node].ports
         return [port_name(node, one.index) for one in ports if not self._far(topology, one)]
@@ -205,15 +227,16 @@ class NetnsProvider(OneByOne):
         exposed = [path for path in self._folders() if is_hidden(path)]
         argv: list[str | Path] = [self._init(), kind, lab, spec.name, spec.digest, str(self._state)]
         argv += ["machine-id", machine_id(self._state, lab, spec.name)]
-        if spec.image is not None:
-            argv += ["image", spec.image / LAYERS]
+        image = self._layers(spec.image) if spec.image else None
+        if image is not None:
+            argv += ["image", image / LAYERS]
         elif kind == "node":
             argv += own_programs((*spec.hidden, *COMMANDS), spec.layers)
             argv += [word for layer in spec.layers for word in ("layer", str(layer))]
         if kind == "node":
             for bind in spec.binds:
                 argv += ["bind-ro" if bind.read_only else "bind", bind.source]
-            exposed = [] if spec.image else [*tops_of_programs(), *self._folders()]
+            exposed = [] if image else [*tops_of_programs(), *self._folders()]
         try:
             argv += cgroups.create(folder, spec.name, cpus=spec.cpus, memory=spec.memory)
             done = run(
@@ -227,10 +250,10 @@ class NetnsProvider(OneByOne):
         if init is None:
             raise LabError(f"node {spec.name} of lab {lab} ended right after it was created")
         node = NetnsNode(init)
-        if spec.image is not None:
+        if image is not None:
             from testbed.artifacts.image_tree import environment
 
-            node.keep_environment(environment(spec.image))
+            node.keep_environment(environment(image))
         elif kind == "node":
             node.offer(dict.fromkeys(COMMANDS, self._init()))
         if spec.binds:

@@ -32,7 +32,9 @@ def with_files(
         return shell_status(status_of(words))
 
 
-def with_terminal(connection: Connection, master: int, argv: Sequence[str]) -> int:
+def with_terminal(
+    connection: Connection, master: int, argv: Sequence[str], env: Mapping[str, str] | None = None
+) -> int:
     """Run ``argv`` on a terminal of the node, joined to the user's; return its exit status.
 
     ``master`` is the file descriptor of the terminal's master, opened on the node; it is
@@ -41,8 +43,8 @@ def with_terminal(connection: Connection, master: int, argv: Sequence[str]) -> i
     try:
         with connection, resizes() as waker:
             _copy_size(master)
-            env = environment({"TERM": os.environ.get("TERM", "dumb")})
-            _begin(connection, ["1", *env, *argv], [master])
+            variables = environment({**(env or {}), "TERM": os.environ.get("TERM", "dumb")})
+            _begin(connection, ["1", *variables, *argv], [master])
             with raw(sys.stdin.fileno()):
                 return shell_status(_copy(connection, master, waker))
     finally:

@@ -41,6 +41,7 @@ class QemuProvider(OneByOne, CellProvider):
     """Nodes as virtual machines."""
 
     name = "qemu"
+    files = "the box, whose kernel boots it"
     kind: ClassVar[find.Kind] = "cell"
     kernel = ("tun",)
     programs = PROGRAMS

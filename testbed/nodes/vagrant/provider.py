@@ -90,6 +90,7 @@ class VagrantProvider(CellProvider):
     """Nodes as machines of Vagrant."""
 
     name = "vagrant"
+    files = "the box, whose kernel boots it"
     mtu_max = 1500  # the network device of a machine has no more
     kind: ClassVar[find.Kind] = "hypervisor"
     kernel = QemuProvider.kernel

@@ -208,7 +208,11 @@ class Settings(Look):
             if maker in there and not there[maker].images:
                 able = ", ".join(name for name, one in there.items() if one.images)
                 wanted = "a provider whose nodes can have an image as their file system"
-                self.add(at, wanted, f"{node.name} by {maker}", f"nodes of {able} can")
+                own = there[maker].files
+                seen = f"{node.name} by {maker}" + (
+                    f", which has the files of {own}" if own else ""
+                )
+                self.add(at, wanted, seen, f"nodes by {able} can have one")
             for key, names in (("roles", node.roles), ("packages", node.packages)):
                 if names:
                     wanted = f"no {key} on a node with an image"
