@@ -37,7 +37,7 @@ nodes:
     binds: [/usr/share/doc:/srv/doc:ro]
     run: ["echo $$WHO > /tmp/who", [ip, link, show]]
   1st: {networks: {full: 192.168.121.2}, gateway: true}
-  end: {image: "alpine:3.20"}
+  end: {}
 docker:
   bip: {host: 172.29.0.1/24}
   networks:
