@@ -11,12 +11,14 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from testbed.walk.drops import UNSPECIFIED
 from testbed.walk.model import Fact, Hop, Spot, View
 from testbed.walk.request import PORT_MAX
 
 if TYPE_CHECKING:
     from testbed.observe.inventory import Link
     from testbed.walk.follow import Seen
+    from testbed.walk.frames import Direction
 
 SEPARATOR = "\036"
 DROPS = {"drop", "DROP", "REJECT", "reject", "policy drop"}
@@ -284,11 +286,12 @@ def lost(
     answered: Answers,
     errors: Sequence[Fact] = (),
     links: Mapping[str, Link] | None = None,
+    drops: Sequence[Fact] = (),
 ) -> Hop:
     """Return the hop "end" of a packet that did not arrive, with the reason as far as known.
 
     ``errors`` are facts on the ICMP errors that were seen, ``links`` the devices of the last
-    namespace by name.
+    namespace by name, ``drops`` those of :func:`drops`.
     """
     spot = hops[-1].spot if hops else Spot("")
     if (end := _dropped(hops)) is not None:
@@ -306,9 +309,94 @@ def lost(
         question, text = about["route"]
         fact = _route_fact(question, text)
         found = [*found, *([fact] if fact else [])]
-    if not found:
-        found = [Fact("nothing more was seen of the packet", "inferred")]
+    found = _with_drops(found, drops)
     return Hop("end", spot, hops[-1].point if hops else "", facts=tuple(found))
+
+
+def _with_drops(found: Sequence[Fact], drops: Sequence[Fact]) -> list[Fact]:
+    """Return the reasons of a loss with those of the kernel.
+
+    What the kernel said of this packet comes first, unless it has no word for the reason. That it
+    says nothing matters where nothing else is known.
+    """
+    told = [one for one in drops if one.origin == "seen"]
+    known = [one for one in found if one.origin != "inferred"]
+    if not told:
+        found = found or [Fact("nothing more was seen of the packet", "inferred")]
+        return [*found, *([] if known else drops)]
+    first = [one for one in told if not any(word in one.text for word in VAGUE)]
+    return [*first, *known, *(one for one in told if one not in first),
+            *(one for one in found if one not in known)]  # fmt: skip
+
+
+#: Reasons that say less than the answers of the kernel: IP_INADDRERRORS is that of a machine which
+#: does not forward, too (ip_error, net/ipv4/route.c).
+VAGUE = (UNSPECIFIED, "IP_INADDRERRORS")
+#: Reasons of the kernel in other words (include/net/dropreason-core.h).
+REASONS = {
+    "NO_SOCKET": "nothing listens",
+    "SOCKET_FILTER": "a filter of the socket",
+    "SOCKET_RCVBUFF": "the buffer of the socket is full",
+    "NETFILTER_DROP": "a rule of netfilter",
+    "OTHERHOST": "the MAC is that of another machine",
+    "IP_RPFILTER": "the route back to the source leaves by another device",
+    "UNICAST_IN_L2_MULTICAST": "a unicast packet in a broadcast frame",
+    "TCP_LISTEN_OVERFLOW": "too many connections wait to be accepted",
+    "IP_OUTNOROUTES": "no route",
+    "IP_INNOROUTES": "no route",
+    "IPV6DISABLED": "IPv6 is disabled here",
+    "NEIGH_CREATEFAIL": "no entry for the neighbour",
+    "NEIGH_FAILED": "the neighbour does not answer",
+    "NEIGH_QUEUEFULL": "too many packets wait for the neighbour",
+    "NEIGH_DEAD": "the entry of the neighbour was removed",
+    "TC_EGRESS": "a filter of tc on the way out",
+    "TC_INGRESS": "a filter of tc on the way in",
+    "XDP": "a program of XDP",
+    "QDISC_DROP": "the queue of the device",
+    "QDISC_OVERLIMIT": "the queue of the device is full",
+    "CPU_BACKLOG": "the queue of the processor is full",
+    "FULL_RING": "the queue of the device is full",
+    "UNHANDLED_PROTO": "nothing here handles the protocol",
+    "DEV_READY": "the device is not ready",
+    "IP_INADDRERRORS": "the destination is not valid here",
+    "IP_LOCAL_SOURCE": "the source is an address of this namespace itself",
+    "IP_INVALID_SOURCE": "the source is not valid",
+    "IP_INVALID_DEST": "the destination is not valid",
+    "IP_LOCALNET": "a loopback address from outside",
+    "PKT_TOO_BIG": "it is larger than the MTU",
+    "BPF_CGROUP_EGRESS": "a program of a control group",
+    "VXLAN_VNI_NOT_FOUND": "no device has the VNI",
+    "VXLAN_ENTRY_EXISTS": "the forwarding entry of VXLAN leads nowhere",
+    "NO_TX_TARGET": "no device to send it by",
+    "BRIDGE_INGRESS_STP_STATE": "the port of the bridge does not forward",
+}
+TRACEPOINT = "tracepoint skb:kfree_skb"
+
+
+def drops(
+    hops: Sequence[Hop], places: Mapping[tuple[str, str], Seen], last: Seen, direction: Direction
+) -> list[Fact]:
+    """Return why the kernel dropped the packet, in the last namespace that it was seen in.
+
+    After a device that it left by, that may be the namespace of the other end, too. Without a
+    report of the kernel, a fact tells why there is none.
+    """
+    near = [last]
+    if hops and hops[-1].kind == "device" and hops[-1].point == "out":
+        link = last.links.get(hops[-1].spot.interface)
+        peer = places.get((link.peer.machine, link.peer.space)) if link and link.peer else None
+        near += [peer] if peer is not None else []
+    told = [one for place in near for one in place.drops if one.direction == direction]
+    told = [one for one in told if one.space] or told
+    found = []
+    for one in told:
+        word = f"{one.reason} in {one.function}" if one.function else one.reason
+        text = f"{words} ({word})" if (words := REASONS.get(one.reason)) else word
+        found.append(Fact(f"the kernel dropped it: {text}", "seen", TRACEPOINT))
+    if not found and last.no_drops:
+        text = f"the kernel does not report drops here: {last.no_drops}"
+        found.append(Fact(text, "inferred", TRACEPOINT))
+    return list(dict.fromkeys(found))
 
 
 def is_dropped(hops: Sequence[Hop]) -> bool:

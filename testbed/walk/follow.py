@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from testbed.observe.capture import PROTOCOLS
 from testbed.observe.graph import TUNNELS
-from testbed.walk.frames import Direction, Sighting, Signature, view
+from testbed.walk.frames import Direction, Dropped, Sighting, Signature, view
 from testbed.walk.model import Change, Fact, Hop, Rule, Spot, View
 from testbed.walk.rules import BUILT_IN, Ruleset
 from testbed.walk.watch import TABLE
@@ -46,7 +46,8 @@ class Seen:
 
     ``clock`` is the same for namespaces of one kernel. ``bridged`` tells that netfilter sees
     what a bridge forwards (br_netfilter). ``fabric`` is the network's name by interface, for the
-    namespace of the networks' bridges.
+    namespace of the networks' bridges. ``drops`` are those of the kernel in this namespace, and in
+    one that it did not tell; ``no_drops`` tells why it reports none.
     """
 
     machine: str
@@ -59,6 +60,8 @@ class Seen:
     rules: Ruleset = field(default_factory=Ruleset)
     bridged: bool = False
     fabric: Mapping[str, str] | None = None
+    drops: Sequence[Dropped] = ()
+    no_drops: str = ""
 
     @property
     def place(self) -> tuple[str, str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from testbed.observe.capture import (
     FLANNEL_UDP_PORT,
@@ -24,6 +24,9 @@ from testbed.observe.capture import (
 )
 from testbed.observe.taps import ETHERNET, OUTGOING
 from testbed.walk.model import View
+
+if TYPE_CHECKING:
+    from testbed.walk.drops import Drop
 
 Direction = Literal["there", "back", "error"]
 """``there``: the request. ``back``: its answer. ``error``: an ICMP error that cites the request."""
@@ -208,3 +211,26 @@ def sightings(
             tuple(packets),
             kind == OTHERHOST,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A packet of the request that the kernel dropped, as its tracepoint reported it.
+
+    ``space`` is the inode of the network namespace and ``device`` an index there, 0 if not known.
+    ``reason`` has the kernel's word, ``function`` is that of the kernel if it has no better word.
+    """
+
+    direction: Direction
+    space: int
+    device: int
+    reason: str
+    function: str
+
+
+def dropped(drops: Sequence[Drop], signature: Signature) -> Iterator[Dropped]:
+    """Yield the drops of the request's packets."""
+    for space, device, reason, function, data in drops:
+        found = layers(decode(data, LINK_RAW[0]), signature)
+        if found is not None:
+            yield Dropped(found[2], space, device, reason, function)

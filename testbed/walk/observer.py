@@ -18,7 +18,7 @@ from testbed.observe import taps
 from testbed.observe.capture import wait_for_sign
 from testbed.observe.places import way_in
 from testbed.observe.taps import INTERPRETER
-from testbed.walk import watch
+from testbed.walk import drops, watch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -32,13 +32,17 @@ SETTLE = 1.0
 PAUSE = 0.004
 START = 30.0  # for a program to end; long, for a busy machine
 LONGEST = 120.0  # seconds; a program on a node ends then by itself
-#: A program of two modules, of which the second imports from the first.
+#: A program, and the modules of testbed that it imports from.
 BUNDLE = """
 import sys, types
-parts = {name!r}.split(".")
-for end in range(1, len(parts) + 1):
-    sys.modules[".".join(parts[:end])] = types.ModuleType(".".join(parts[:end]))
-exec(compile({needed!r}, {name!r}, "exec"), sys.modules[{name!r}].__dict__)
+for name, text in {needed!r}:
+    parts = name.split(".")
+    for end in range(1, len(parts) + 1):
+        word = ".".join(parts[:end])
+        sys.modules.setdefault(word, types.ModuleType(word))
+        if end > 1:
+            setattr(sys.modules[".".join(parts[:end - 1])], parts[end - 1], sys.modules[word])
+    exec(compile(text, name, "exec"), sys.modules[name].__dict__)
 exec(compile({text!r}, "program", "exec"), {{"__name__": "__main__"}})
 """
 
@@ -92,15 +96,16 @@ def run(lab: LiveLab, post: Post, argv: Sequence[str]) -> str:
 def program(module: str) -> str:
     """Return a module as the text of a program for a node, with what it needs of testbed."""
     text = Path(__file__).with_name(f"{module}.py").read_text(encoding="utf-8")
-    needed = Path(taps.__file__).read_text(encoding="utf-8")
-    return BUNDLE.format(name=taps.__name__, needed=needed, text=text)
+    needed = [(one.__name__, Path(one.__file__ or "").read_text("utf-8")) for one in (taps, drops)]
+    return BUNDLE.format(needed=needed, text=text)
 
 
 class Watch:
     """The eyes of namespaces, open for a ``with`` block.
 
     After it, ``found`` has what each has seen (:meth:`watch.Eye.to_dict`, with octets as bytes),
-    and ``warnings`` tell what could not be seen.
+    and ``warnings`` tell what could not be seen. ``drops`` are what each kernel reported, and
+    ``no_drops`` tells why one does not; "" is this machine's, a node's own has its name.
     """
 
     def __init__(self, lab: LiveLab, given: Iterable[Post], marks: list[list[Any]]) -> None:
@@ -109,7 +114,10 @@ class Watch:
         self._eyes: dict[str, watch.Eye] = {}
         self._there: dict[str, tuple[Running, list[Post]]] = {}
         self.found: dict[tuple[str, str], Mapping[str, Any]] = {}
+        self.drops: dict[str, Sequence[drops.Drop]] = {}
+        self.no_drops: dict[str, str] = {}
         self.warnings: list[str] = []
+        self._reports: drops.Drops | None = None
         self._by_name = {post.name: post for post in given}
 
     def __enter__(self) -> Self:
@@ -118,6 +126,7 @@ class Watch:
             self._eyes, errors = watch.open_eyes(near, self._marks)
             for name, error in errors.items():
                 self.warnings.append(f"{name} cannot be watched: {error}")
+            self._reports, self.no_drops[""] = drops.opened(self._marks)
             self._start_programs()
         except BaseException:
             self._close()
@@ -163,6 +172,7 @@ class Watch:
             self._close()
 
     def _collect(self) -> None:
+        self.drops[""] = self._reports.read() if self._reports else []
         for name, eye in self._eyes.items():
             self.found[self._by_name[name].key] = {
                 "names": eye.names,
@@ -179,6 +189,8 @@ class Watch:
                 self.warnings.append(f"{machine} was not watched: {result.stderr.strip()}")
                 continue
             data = json.loads(result.out)
+            self.drops[machine] = [(*rest, bytes.fromhex(text)) for *rest, text in data["drops"]]
+            self.no_drops[machine] = data["no_drops"]
             for post in posts:
                 if post.name in data["spaces"]:
                     self.found[post.key] = _decoded(data["spaces"][post.name])
@@ -187,6 +199,8 @@ class Watch:
                     self.warnings.append(f"{post.name} cannot be watched: {error}")
 
     def _close(self) -> None:
+        if self._reports:
+            self._reports.close()
         watch.close_eyes([*self._eyes.values()])
         for running, _ in self._there.values():
             running.kill()

@@ -19,7 +19,7 @@ from testbed.walk import explain, follow, rules, watch
 from testbed.walk import send as sender
 from testbed.walk.ends import source_of, target_of
 from testbed.walk.follow import Seen
-from testbed.walk.frames import Signature, cited_by, sightings
+from testbed.walk.frames import Signature, cited_by, dropped, sightings
 from testbed.walk.model import Fact, Hop, Leg, Spot, Walk
 from testbed.walk.observer import Post, Watch, posts, program, run
 from testbed.walk.request import Request
@@ -127,7 +127,7 @@ class _Run:
                 break
             self.signature = self._signed()
         self.warnings += watched.warnings
-        seen = {key: self._seen(self.posts[key], data) for key, data in watched.found.items()}
+        seen = {key: self._seen(watched, self.posts[key]) for key in watched.found}
         self._read_rules(seen)
         legs = list(self._legs(seen, outcome))
         sent = datetime.fromtimestamp(outcome["sent"] / 1e9, UTC)
@@ -170,7 +170,9 @@ class _Run:
 
     # -- what was seen --------------------------------------------------------------
 
-    def _seen(self, post: Post, data: Mapping[str, Any]) -> Seen:
+    def _seen(self, watched: Watch, post: Post) -> Seen:
+        data = watched.found[post.key]
+        clock = "" if post.path else post.machine.name
         names = {int(index): name for index, name in data["names"].items()}
         events = [event for one in data["events"] for event in nft_events(one, names)]
         for one in data["logs"]:
@@ -188,14 +190,17 @@ class _Run:
                     fabric[link.name] = fabric[link.master]
         return Seen(
             *post.key,
-            "" if post.path else post.machine.name,
+            clock,
             {link.name: link for link in post.space.links},
             tuple(sightings(post.key, data["frames"], self.signature)),
             tuple(events),
             tuple(one for data_ in data["tracks"] for one in connections(data_)),
             bridged=data["bridged"],
             fabric=fabric,
-        )
+            drops=[one for one in dropped(watched.drops.get(clock, ()), self.signature)
+                   if one.space in {0, post.space.inode}],
+            no_drops=watched.no_drops.get(clock, ""),
+        )  # fmt: skip
 
     def _read_rules(self, seen: dict[tuple[str, str], Seen]) -> None:
         """Read the rules of the namespaces in which a packet met some."""
@@ -268,8 +273,9 @@ class _Run:
             place = seen.get(last.place if last is not None else origin or ("", ""))
             extra = explain.loss_questions(hops, place, wanted) if place is not None else []
             errors = self._errors(seen, outcome) if direction == "there" else []
+            drops = explain.drops(hops, seen, place, direction) if place is not None else []
             links = place.links if place is not None else None
-            end = explain.lost(hops, self._ask(extra), errors, links)
+            end = explain.lost(hops, self._ask(extra), errors, links, drops)
             if not hops:
                 end = replace(end, spot=Spot(*(origin or ("", ""))))
             hops.append(end)
@@ -289,12 +295,15 @@ class _Run:
         A proxy opens a connection of its own. It is followed by a further request like it, sent
         from the proxy's namespace.
         """
+        facts = [*hops[-1].facts]
+        if outcome["outcome"] != "answered":
+            facts += [one for one in explain.drops(hops, {}, seen, "there") if one.origin == "seen"]
         argv = explain.listeners(hops)
         if not argv:
-            return hops[-1], None
+            return replace(hops[-1], facts=tuple(facts)), None
         printed = run(self.lab, self.posts[seen.place], argv)
-        facts = [*hops[-1].facts, *explain.listening(argv, printed)]
-        if outcome["outcome"] == "refused" and not printed.strip():
+        facts += explain.listening(argv, printed)
+        if outcome["outcome"] == "refused" and not printed.strip() and len(facts) == 1:
             facts.append(Fact("nothing listens there", "inferred"))
         target = explain.onward(printed, seen.addresses, self.inventory.names())
         if target is None or self._is_onward:

@@ -6,9 +6,9 @@ trace. The socket that made the table owns it (NFT_TABLE_F_OWNER), so that the k
 when the socket is closed, also when the process was killed. Nothing is read before
 :meth:`Eye.read`: the buffers of the sockets limit what is kept.
 
-This module needs the standard library and :mod:`testbed.observe.taps` alone. It also runs as a
-program on nodes whose namespaces cannot be entered from this machine (``python3 -I -S -c``); its
-argument is the JSON text of :func:`main`.
+This module needs the standard library, :mod:`testbed.observe.taps` and :mod:`testbed.walk.drops`
+alone. It also runs as a program on nodes whose namespaces cannot be entered from this machine
+(``python3 -I -S -c``); its argument is the JSON text of :func:`main`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import time
 from typing import Any
 
 from testbed.observe.taps import BUFFER_FORCE, enter, missed, opened, received, told
+from testbed.walk import drops
 
 TABLE = "testbed_walk"  #: begin of the name of each table of ours
 NETLINK, MEMBERSHIP, NETFILTER = 270, 1, 12  # SOL_NETLINK, linux/netlink.h
@@ -392,12 +393,19 @@ def main(text: str) -> None:
     given = json.loads(text)
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     eyes, errors = open_eyes(given["spaces"], given["marks"])
+    reports, missing = drops.opened(given["marks"])
     os.write(2, b"ready\n")
     signal.sigtimedwait([signal.SIGTERM], given["seconds"])
     for eye in eyes.values():
         eye.read()
+    dropped = reports.read() if reports else []
     close_eyes([*eyes.values()])
-    data = {"spaces": {name: eye.to_dict() for name, eye in eyes.items()}, "errors": errors}
+    data = {
+        "spaces": {name: eye.to_dict() for name, eye in eyes.items()},
+        "errors": errors,
+        "drops": [[*rest, octets.hex()] for *rest, octets in dropped],
+        "no_drops": missing,
+    }
     sys.stdout.write(json.dumps(data))
 
 

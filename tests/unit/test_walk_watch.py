@@ -14,7 +14,7 @@ from walk_frames import NUMBER, A, B, echo, frame, ip, tcp, udp, vxlan
 
 from testbed.observe import taps
 from testbed.observe.inventory import Inventory, Machine, Space
-from testbed.walk import watch
+from testbed.walk import drops, watch
 from testbed.walk.frames import Signature
 from testbed.walk.observer import posts
 from testbed.walk.observer import program as program_for
@@ -110,11 +110,14 @@ def test_the_filter_and_the_table_fit_the_kernel(protocol: str, family: int) -> 
 @pytest.mark.parametrize("name", ["watch", "send"])
 def test_a_program_for_a_node_needs_nothing_that_it_does_not_bring(name: str) -> None:
     own = Path(watch.__file__).with_name(f"{name}.py")
-    brought: dict[Path, set[str]] = {own: {taps.__name__}, Path(taps.__file__): set()}
+    modules = {one.__name__: Path(one.__file__ or "") for one in (taps, drops)}
+    brought: dict[Path, set[str]] = {own: set(modules), **{one: set() for one in modules.values()}}
     for path, more in brought.items():
         tree = ast.parse(path.read_text(encoding="utf-8"))
         needed = {one.names[0].name for one in ast.walk(tree) if isinstance(one, ast.Import)}
-        needed |= {one.module or "" for one in ast.walk(tree) if isinstance(one, ast.ImportFrom)}
+        for one in (one for one in ast.walk(tree) if isinstance(one, ast.ImportFrom)):
+            package = one.module == "testbed.walk"
+            needed.add(f"{one.module}.{one.names[0].name}" if package else one.module or "")
         others = {one for one in needed if one.partition(".")[0] not in sys.stdlib_module_names}
         assert others <= more
     compile(program_for(name), name, "exec")
