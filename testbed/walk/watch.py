@@ -181,7 +181,7 @@ class Eye:
         self.events: list[bytes] = []
         self.tracks: list[bytes] = []
         self.logs: list[bytes] = []
-        self._guards: list[tuple[int, int]] = []
+        self._guards: list[tuple[int, int, str, int]] = []
         self._owners: list[socket.socket] = []
         self._trace: socket.socket | None = None
         self._tracks: socket.socket | None = None
@@ -246,9 +246,8 @@ class Eye:
                 before = file.read().strip()
             if before == LOGS_HERE:
                 continue
-            self._guard(before, path)
-            with open(path, "w") as file:  # noqa: PTH123
-                file.write(LOGS_HERE)
+            logger = self._guard(before, path)
+            os.pwrite(logger, LOGS_HERE.encode(), 0)
 
     def _take_log(self) -> socket.socket:
         """Open the log to which legacy tables report; another walk may have it for a while.
@@ -269,13 +268,22 @@ class Eye:
                 raise OSError(status, "another program reads its trace here")
             time.sleep(0.02)
 
-    def _guard(self, before: str, path: str) -> None:
+    def _guard(self, before: str, path: str) -> int:
+        """Start what puts a logger back if this process is killed; return the open setting."""
+        logger = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         theirs, ours = os.pipe()
         argv = ["sh", "-c", GUARD, "sh", before, path]
         actions = [(os.POSIX_SPAWN_DUP2, theirs, 0)]
-        pid = os.posix_spawnp("sh", argv, os.environ, file_actions=actions, setsid=True)
-        os.close(theirs)
-        self._guards.append((pid, ours))
+        try:
+            pid = os.posix_spawnp("sh", argv, os.environ, file_actions=actions, setsid=True)
+        except OSError:
+            os.close(ours)
+            os.close(logger)
+            raise
+        finally:
+            os.close(theirs)
+        self._guards.append((pid, ours, before, logger))
+        return logger
 
     def read(self) -> int:
         """Read what has arrived since; return the number of frames and events."""
@@ -298,12 +306,18 @@ class Eye:
 
     def close(self) -> None:
         """Close the sockets, with which the tables go, and put the logger back."""
-        for _, pipe in self._guards:
+        for _, pipe, _, _ in self._guards:
             os.close(pipe)
-        for pid, _ in self._guards:
-            with contextlib.suppress(ChildProcessError):
-                if os.waitpid(pid, 0)[1]:
-                    self.warnings.append("the logger of netfilter (nf_log) was not put back")
+        for pid, _, before, logger in self._guards:
+            try:
+                if os.waitpid(pid, 0)[1]:  # the guard was killed, or failed
+                    os.pwrite(logger, before.encode(), 0)  # a setting has no further places
+            except ChildProcessError:  # somebody else has waited for it
+                pass
+            except OSError as error:
+                text = f"the logger of netfilter (nf_log) was not put back: {error.strerror}"
+                self.warnings.append(text)
+            os.close(logger)
         self._guards.clear()
         with contextlib.suppress(OSError):
             if dropped := missed(self._packets):
