@@ -304,7 +304,9 @@ def lost(
     elif not found:
         if last is not None and hops[-1].kind in {"device", "route"}:
             found += _refused_at_ingress(last, about)
-        found += [*_no_neighbour(hops, about), *_in_the_queue(hops, about)]
+        device = _route_device(hops)
+        found += _no_neighbour(hops, about) or _down(device, about)
+        found += _queue(device, about)
     if "route" in about:  # no device has seen it
         question, text = about["route"]
         fact = _route_fact(question, text)
@@ -354,6 +356,7 @@ REASONS = {
     "XDP": "a program of XDP",
     "QDISC_DROP": "the queue of the device",
     "QDISC_OVERLIMIT": "the queue of the device is full",
+    "QUEUE_PURGE": "the queue that it waited in was emptied",
     "CPU_BACKLOG": "the queue of the processor is full",
     "FULL_RING": "the queue of the device is full",
     "UNHANDLED_PROTO": "nothing here handles the protocol",
@@ -488,9 +491,12 @@ def _no_neighbour(hops: Sequence[Hop], about: About) -> list[Fact]:
         return []
     view = next((one.view for one in reversed(hops) if one.view), None)
     wanted = next_hop(route, view)
+    device = _route_device(hops)
     for line in text.splitlines():
         words = line.split()
-        if words[:1] == [wanted] and _state(words) in {"FAILED", "INCOMPLETE"}:
+        if words[:1] != [wanted] or (device and words[1:3] != ["dev", device]):
+            continue  # another device may have an entry for the same address
+        if _state(words) in {"FAILED", "INCOMPLETE"}:
             found = [Fact(f"no neighbour: {' '.join(words)}", "asked", question.text)]
             return [*_down(words[words.index("dev") + 1], about), *found]
     return []
@@ -541,11 +547,11 @@ def _on_the_link(last: Hop, about: About, link: Link | None) -> list[Fact]:
     return [*_down(device, about), Fact(text, "inferred"), *_queue(device, about)]
 
 
-def _in_the_queue(hops: Sequence[Hop], about: About) -> list[Fact]:
-    """Return the loss of the queue of the device that the route leaves by."""
+def _route_device(hops: Sequence[Hop]) -> str:
+    """Return the device that the last route leaves by; "" if none is known."""
     route = next((hop for hop in reversed(hops) if hop.kind == "route"), None)
     words = route.facts[0].text.split() if route is not None and route.facts else []
-    return _queue(words[words.index("dev") + 1], about) if "dev" in words[:-1] else []
+    return words[words.index("dev") + 1] if "dev" in words[:-1] else ""
 
 
 def _queue(device: str, about: About) -> list[Fact]:

@@ -7,6 +7,7 @@ sightings of one clock alone.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING
@@ -657,6 +658,8 @@ def _translated(seen: Seen, found: list[Hop], start: View | None, end: View | No
     for index, hop in enumerate(found):
         if hop.kind == "route":
             later = next((one.view for one in found[index:] if one.view), end)
+            if later is None and current is not None:  # nothing has seen it after that
+                later = _redirected(made, current)
             if current and later and _destination(current) != _destination(later):
                 changed_view = replace(current, dst=later.dst, dport=later.dport)
                 made.append(_translation(seen, current, changed_view))
@@ -667,9 +670,30 @@ def _translated(seen: Seen, found: list[Hop], start: View | None, end: View | No
             made += _turned(seen, made, current, hop.view)
             current = hop.view
         made.append(hop)
+    if end is None and current is not None and not any(one.kind == "route" for one in found[-1:]):
+        end = _redirected(made, current)
     if end is not None and current is not None and current.protocol == end.protocol:
         made += _turned(seen, made, current, end)
     return made
+
+
+#: The new destination in a rule of iptables, or of nftables, that sets a single one.
+DESTINATION = re.compile(
+    r"(?:--to-destination|\bdnat(?: ip6?)? to) "
+    r"(?:\[(?P<six>[^]]+)\]|(?P<four>[\d.]+)|(?P<plain>[\da-f:]+))(?::(?P<port>\d+))?(?: |$)"
+)
+
+
+def _redirected(made: Sequence[Hop], current: View) -> View | None:
+    """Return the headers of a packet that the last rule has given another destination."""
+    chain = made[-1] if made and made[-1].kind == "chain" else None
+    if chain is None or chain.rules[-1].verdict not in {"DNAT", "dnat"}:
+        return None
+    found = DESTINATION.search(chain.rules[-1].text)
+    if found is None:
+        return None
+    address = found["six"] or found["four"] or found["plain"]
+    return replace(current, dst=address, dport=int(found["port"] or current.dport))
 
 
 def _turned(seen: Seen, made: Sequence[Hop], before: View | None, after: View) -> Iterator[Hop]:

@@ -249,6 +249,39 @@ def test_a_new_destination_comes_before_the_route() -> None:
     assert {one.field for one in docker0.changes} == {"src_mac", "dst_mac", "ttl"}
 
 
+@pytest.mark.parametrize(("words", "port", "after"), [
+    ("-j DNAT --to-destination 10.9.0.9:80", 80, "10.9.0.9"),
+    ("-j DNAT --to-destination 10.9.0.9 --random", 8080, "10.9.0.9"),
+    ("tcp dport 8080 dnat to 10.9.0.9:81", 81, "10.9.0.9"),
+    ("dnat ip6 to [fd00::9]:80", 80, "fd00::9"),
+    ("dnat ip6 to fd00::9", 8080, "fd00::9"),
+    ("-j DNAT --to-destination 10.9.0.1-10.9.0.9", 0, ""),  # not known which
+    ("dnat ip to ip saddr map @m", 0, ""),
+])  # fmt: skip
+def test_a_new_destination_that_nothing_has_seen_is_that_of_the_rule(
+    words: str, port: int, after: str
+) -> None:
+    """No chain without rules sees it, and conntrack reports no connection that gets nowhere."""
+    before = ip("192.0.2.9", "192.0.2.1", tcp(seq=NUMBER, dport=8080), protocol=6)
+    chain = Chain("ip", "nat", "PREROUTING", "prerouting", "nat", "dstnat", "accept", [4],
+                  [f"-A PREROUTING {words}" if words[0] == "-" else words])  # fmt: skip
+    places = keyed(seen(
+        "node1", "", [link("eth0", 1)], [(20, "eth0", IN, frame(A, B, before))], SYN,
+        events=[event("nat", "PREROUTING", 4, "accept", before, 1, "eth0")],
+        rules=Ruleset({("ip", "nat", "PREROUTING"): chain}),
+    ))  # fmt: skip
+    found = hops(trail("there", places, None, None), places, SYN, 0)
+    made = [hop for hop in found if hop.kind == "conntrack"]
+    assert [hop.label for hop in found][-2:] == [
+        "conntrack" if after else "nat PREROUTING",
+        "route",
+    ]
+    assert [(hop.view.dst, hop.view.dport) for hop in made if hop.view] == (
+        [(after, port)] if after else []
+    )
+    assert [hop.facts[0].origin for hop in made] == (["inferred"] if after else [])
+
+
 def test_a_packet_that_a_policy_drops_ends_in_its_chain() -> None:
     places = published("drop")
     found = hops(trail("there", places, None, None), places, SYN, 0)
