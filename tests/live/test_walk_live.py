@@ -21,8 +21,11 @@ from labs import brought_up
 
 from testbed.errors import UsageError
 from testbed.labs.live import LiveLab
+from testbed.observe.inventory import inventory
 from testbed.polling import until
 from testbed.topology import Overrides, load
+from testbed.walk import drops, watch
+from testbed.walk.observer import posts
 from testbed.walk.request import Request
 from testbed.walk.run import walk
 
@@ -46,6 +49,7 @@ NO_ANSWER = Request(seconds=0.3)  # nothing will come
 
 
 STATES: dict[str, Path] = {}  # of each lab
+REPORTS = Path(drops.BTF).exists()  # of the kernel, on what it drops
 
 
 def up(topology: str, state: Path, **given: str) -> Iterator[LiveLab]:
@@ -261,6 +265,8 @@ class Loss:
     target: str = C
     request: Request = field(default=NO_ANSWER)
     family: Literal[4, 6] = 4
+    reason: str | None = ""  #: the kernel's own word (skb:kfree_skb); None if it depends on time
+    copies: int = 0
 
 
 NFT = "nft add table inet t; nft 'add chain inet t f {{ type filter hook forward priority 0; {} }}'"
@@ -286,6 +292,9 @@ LOSSES = {
     "iptables-legacy": Loss(
         ["b: iptables-legacy -A FORWARD -p icmp -j DROP"], ["b: iptables-legacy -F"],
         "b", "rule 1 of filter FORWARD", "-A FORWARD -p icmp -j DROP"),
+    "iptables-legacy without a match": Loss(
+        ["b: iptables-legacy -A FORWARD -j DROP"], ["b: iptables-legacy -F"],
+        "b", "rule 1 of filter FORWARD", "-A FORWARD -j DROP"),
     "a table at the ingress": Loss(
         ["b: nft add table netdev t; nft 'add chain netdev t i "
          '{ type filter hook ingress device "eth1" priority 0; }\'; '
@@ -293,14 +302,17 @@ LOSSES = {
         ["b: nft delete table netdev t"], "b", "rule 1 of t i", "drop"),
     "forwarding is off": Loss(
         ["b: sysctl -qw net.ipv4.ip_forward=0"], ["b: sysctl -qw net.ipv4.ip_forward=1"],
-        "b:eth1", "net.ipv4.conf.eth1.forwarding = 0"),
-    "no route": Loss([], [], "b:eth1", "Network is unreachable", target="192.0.2.1"),
+        "b:eth1", "net.ipv4.conf.eth1.forwarding = 0", reason="IP_INADDRERRORS"),
+    "no route": Loss([], [], "b:eth1", "Network is unreachable", target="192.0.2.1",
+                     reason="IP_INNOROUTES"),
+    "no route for IPv6": Loss([], [], "b:eth1", "fd00:1::2 sent no route", target="fd00:9::1",
+                              family=6, reason="IP_INNOROUTES"),
     "a route that refuses": Loss(
         ["b: ip route add unreachable 192.0.2.0/24"], ["b: ip route del unreachable 192.0.2.0/24"],
-        "b:eth1", "unreachable 192.0.2.0/24", target="192.0.2.1"),
+        "b:eth1", "unreachable 192.0.2.0/24", target="192.0.2.1", reason="in ip_error"),
     "a black hole": Loss(
         ["b: ip route add blackhole 192.0.2.0/24"], ["b: ip route del blackhole 192.0.2.0/24"],
-        "b:eth1", "blackhole 192.0.2.0/24", target="192.0.2.1"),
+        "b:eth1", "blackhole 192.0.2.0/24", target="192.0.2.1", reason="in ip_error"),
     "no route at the sender": Loss(
         ["a: ip route del default"], ["a: ip route add default via 10.0.0.2"],
         "a", "Network is unreachable"),
@@ -313,12 +325,30 @@ LOSSES = {
          "a: ip route replace default via 10.0.0.2 src 192.0.2.7"],
         ["a: ip route replace default via 10.0.0.2", "a: ip addr del 192.0.2.7/32 dev lo",
          "b: ip route del 192.0.2.7", "b: sysctl -qw net.ipv4.conf.all.rp_filter=0"],
-        "b:eth1", "rp_filter"),
+        "b:eth1", "rp_filter", reason="IP_RPFILTER"),
+    "rp_filter, to the node itself": Loss(
+        ["b: sysctl -qw net.ipv4.conf.all.rp_filter=1", "b: ip route add 192.0.2.7 via 10.0.0.6",
+         "a: ip addr add 192.0.2.7/32 dev lo",
+         "a: ip route replace 10.0.0.0/30 dev eth1 src 192.0.2.7"],
+        ["a: ip route replace 10.0.0.0/30 dev eth1 src 10.0.0.1",
+         "a: ip addr del 192.0.2.7/32 dev lo", "b: ip route del 192.0.2.7",
+         "b: sysctl -qw net.ipv4.conf.all.rp_filter=0"],
+        "b:eth1", "rp_filter", target="10.0.0.2", reason="IP_RPFILTER"),
+    "a new destination that is not there": Loss(
+        ["b: ip link add br9 type bridge; ip addr add 192.0.2.1/24 dev br9; ip link set br9 up",
+         "b: ip link add v9 type veth peer v8; ip link set v9 master br9 up",  # no carrier
+         "b: iptables -t nat -A PREROUTING -p tcp --dport 8080 -j DNAT --to 192.0.2.9:80"],
+        ["b: iptables -t nat -F", "b: ip link del v9; ip link del br9"],
+        "b", "br9 is down: <NO-CARRIER",
+        target="10.0.0.2", request=Request("tcp", 8080, seconds=0.3), reason=None),
     "the MTU": Loss([], ["a: ip route flush cache"], "b:eth1", "fragmentation needed, MTU 1400",
-                    request=Request(size=1380, seconds=0.3)),
+                    request=Request(size=1380, seconds=0.3), reason="PKT_TOO_BIG"),
     "the MTU of IPv6": Loss([], ["a: ip -6 route flush cache"], "b:eth1",
                             "packet too big, MTU 1400", target=C6, family=6,
-                            request=Request(size=1380, seconds=0.3)),
+                            request=Request(size=1380, seconds=0.3), reason="PKT_TOO_BIG"),
+    "a connection by IPv6 that is begun again": Loss(
+        ["b: " + NFT.format("policy drop;")], ["b: nft delete table inet t"], "b",
+        "policy of t f", "policy drop", C6, Request("tcp", 80, seconds=1.4), 6, copies=1),
     "a link that is down": Loss(
         ["c: ip link set eth1 down"],
         ["c: ip link set eth1 up", "c: ip route add default via 10.0.0.5",
@@ -340,13 +370,18 @@ def test_a_lost_packet_has_its_place_and_its_cause(row: LiveLab, name: str) -> N
     fine(walk(row, "a", whole, Request(), family=family))  # and ARP is done
     try:
         do(loss.broken)
-        last = end(walk(row, "a", loss.target, loss.request, family=family))
+        found = walk(row, "a", loss.target, loss.request, family=family)
     finally:
         do(loss.mended)
+    last = end(found)
     assert (str(last.spot).partition(":")[0], loss.words in why(last)) == (
         loss.place.partition(":")[0], True,
     ), last  # fmt: skip
     assert [rule.text for rule in last.rules] == ([loss.rule] if loss.rule else [])
+    assert found.legs[0].copies == loss.copies
+    told = {fact.text for fact in last.facts if "kfree_skb" in fact.source}
+    if REPORTS and loss.reason is not None:
+        assert [loss.reason in one for one in told] == ([True] if loss.reason else [])
     fine(walk(row, "a", whole, Request(), family=family))
 
 
@@ -427,6 +462,25 @@ def test_a_walk_that_is_killed_leaves_nothing(row: LiveLab, step: int) -> None:
             time.sleep(0.15 + 0.1 * step)  # not a wait: so that it is killed at many points
             running.send_signal(signal.SIGKILL)
         assert until(lambda: left(row) == before, 60), left(row)
+    finally:
+        b.run(["iptables-legacy", "-F"])
+
+
+def test_the_logger_is_put_back_without_the_process_that_guards_it(row: LiveLab) -> None:
+    b = row.node("b")
+    b.run(["iptables-legacy", "-A", "FORWARD", "-p", "icmp", "-j", "ACCEPT"])
+    logger = ["cat", "/proc/sys/net/netfilter/nf_log/2"]
+    try:
+        before = b.run(logger).stdout
+        (post,) = [one for one in posts(row, inventory(row)) if one.key == ("b", "")]
+        eyes, errors = watch.open_eyes([[post.name, post.path]], [[28, 4, [1]]])
+        assert (b.run(logger).stdout.strip(), errors) == (watch.LOGS_HERE, {})
+        for pid, *_ in eyes[post.name]._guards:
+            os.kill(pid, signal.SIGKILL)
+        watch.close_eyes([*eyes.values()])
+        assert b.run(logger).stdout == before
+        assert before.strip() != watch.LOGS_HERE
+        assert eyes[post.name].warnings == []
     finally:
         b.run(["iptables-legacy", "-F"])
 
