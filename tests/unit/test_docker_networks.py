@@ -193,6 +193,39 @@ BAD: dict[str, Bad] = {
     "name of an interface on 20.10": bad(
         nets(FRONT, "web: {node: n1, networks: {front: {interface_name: §web0}}}"), "engine 29"
     ),
+    "name that an unnamed interface may get": bad(
+        nets(
+            f"{FRONT}\n    back: {{}}",
+            "web: {node: n1, networks: {front: {interface_name: §eth0}, back: }}",
+            more="  engine: 29\n",
+        ),
+        "gets by default|eth1",
+    ),
+    "name that one of two unnamed interfaces may get": bad(
+        nets(
+            f"{FRONT}\n    back: {{}}",
+            "web: {node: n1, networks: {front: {interface_name: §eth1}, back: , bridge: }}",
+            more="  engine: 29\n",
+        ),
+        "gets by default|eth2",
+    ),
+    "name that an interface with another prefix may get": bad(
+        nets(
+            f"{FRONT}\n"
+            "    back: {driver_opts: {com.docker.network.container_iface_prefix: net}}",
+            "web: {node: n1, networks: {front: {interface_name: §net0}, back: }}",
+            more="  engine: 29\n",
+        ),
+        "gets by default|net1",
+    ),
+    "name that the way out of an overlay may get": bad(
+        nets(
+            "over: {driver: overlay, attachable: true}\n    front: {}",
+            "web: {node: n1, networks: {front: {interface_name: §eth1}, over: }}",
+            more="  engine: 29\n  swarm: [n1]\n",
+        ),
+        "gets by default|eth2",
+    ),
     "reserved address outside of the subnet": bad(
         nets("front: {subnet: 172.30.0.0/24, aux_addresses: {printer: §172.31.0.3}}", ""),
         "an address in a subnet of front",
@@ -366,6 +399,17 @@ FINE = [
         FRONT,
         "web: {node: n1, networks: {front: {gw_priority: -1}}}",
         head=DOCKER.replace("[docker]", "[docker], docker: {engine: 29}"),
+    ),
+    # A number that is higher than those that Docker can have given before.
+    nets(
+        f"{FRONT}\n    back: {{}}",
+        "web: {node: n1, networks: {front: {interface_name: eth1}, back: }}",
+        more="  engine: 29\n",
+    ),
+    nets(
+        f"{FRONT}\n    back: {{}}",
+        "web: {node: n1, networks: {front: {interface_name: eth1}, back: {interface_name: eth0}}}",
+        more="  engine: 29\n",
     ),
     nets("mac: {driver: macvlan, subnet: 10.168.0.0/24, driver_opts: {parent: eth0.10}}"),
     nets("mac: {driver: macvlan, driver_opts: {parent: d0}}"),  # a link that a command makes

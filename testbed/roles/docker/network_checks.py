@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from ipaddress import IPv4Network
 from typing import TYPE_CHECKING
@@ -33,6 +34,10 @@ __all__ = ["NetworkChecks"]
 
 #: Names of a node's links, each perhaps with a VLAN: eth0, eth0.10.
 LINK = re.compile(r"(eth[0-9]+)(\.[0-9]+)?")
+#: The beginning of names of interfaces in a container, the option of a network for another one
+#: (moby, daemon/libnetwork/netlabel), and such a name with its number.
+PREFIX, PREFIX_OPTION = "eth", "com.docker.network.container_iface_prefix"
+NUMBERED = re.compile(r"(.*?)(0|[1-9][0-9]*)")
 
 
 class NetworkChecks(Look):
@@ -275,6 +280,10 @@ class NetworkChecks(Look):
                 if one.interface_name in [other.interface_name for other in others]:
                     wanted = "each name of an interface once in a container"
                     self.add(at, wanted, quote(one.interface_name), "choose another")
+                elif (free := self._numbered(container, one)) is not None:
+                    wanted = "a name that no other interface of the container gets by default"
+                    hint = f"choose another, such as {free}, or name the interfaces of all networks"
+                    self.add(at, wanted, quote(one.interface_name), hint)
             if one.mac_address and i and old:
                 wanted = f"engine 29 for a MAC address on a second network (on {container.node})"
                 hint = "set engine: 29, or write this network first"
@@ -285,6 +294,35 @@ class NetworkChecks(Look):
                 wanted = f"no {key} on Docker's bridge"
                 hint = "declare a network in docker: {networks: {NAME: {subnet: ..}}}"
                 self.add(self._at(container, one.name, key), wanted, "one", hint)
+
+    def _numbered(self, container: Container, one: Attachment) -> str | None:
+        """Return a free name if Docker could give an interface's name to another one.
+
+        Docker connects the networks of a container in no order. An interface without a name gets
+        the lowest number that is free then (moby, daemon/libnetwork/osl/interface_linux.go).
+        """
+        found = NUMBERED.fullmatch(one.interface_name or "")
+        if found is None:
+            return None
+        prefix, number = found[1], int(found[2])
+        others = [other for other in container.networks.values() if other is not one]
+        named = [
+            int(match[2])
+            for other in others
+            if (match := NUMBERED.fullmatch(other.interface_name or "")) and match[1] == prefix
+        ]
+        unnamed = [o for o in others if not o.interface_name and self._prefix(o) == prefix]
+        networks = [self._networks.get(other.name) for other in others]
+        # The first overlay network brings a further interface, for the way out.
+        ways_out = any(n and n.driver == OVERLAY and not n.internal for n in networks)
+        count = len(unnamed) + (ways_out and prefix == PREFIX)
+        free = next(other for other in itertools.count(count) if other not in named)
+        return f"{prefix}{free}" if number < count else None
+
+    def _prefix(self, one: Attachment) -> str:
+        """Return the beginning of the name of an interface on a network."""
+        network = self._networks.get(one.name)
+        return network.driver_opts.get(PREFIX_OPTION, PREFIX) if network else PREFIX
 
     def addresses(self) -> None:
         taken: dict[tuple[str, str], dict[object, str]] = {}
