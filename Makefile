@@ -83,7 +83,7 @@ test-vm: setup $(TOOLS)/ready  ## tests on virtual machines, emulated where ther
 	$(SUDO) $(BIN)/testbed doctor --provider vagrant --fix --quick
 	$(SUDO) $(LONG) $(PYTEST) $(HEAVY) tests/vm
 
-test-k8s: setup  ## tests on a Kubernetes cluster (root); its programs take 30 min to build once
+test-k8s: setup  ## tests on a Kubernetes cluster (root); its programs are downloaded or built once, in 30 min
 	$(call made,ingress conformance kube-router)
 	$(SUDO) $(LONG) $(PYTEST) $(HEAVY) tests/k8s
 

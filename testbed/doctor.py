@@ -328,9 +328,10 @@ def _artifacts(store: Store, entries: Sequence[Entry]) -> list[Requirement]:
         here = entry.state == "cached"
         option = f"--{'provider' if of in PROVIDERS else 'role'} {of} " if of else ""
         users = entry.origin == "path"
-        detail = f"{entry.version}, {entry.size / 1e6:.0f} MB" if here else "missing"
+        detail = f"{entry.described}, {entry.size / 1e6:.0f} MB" if here else "missing"
         if not here:
-            detail += f": {entry.version}" if users else ", built on first use"
+            made = "downloaded or built" if entry.published else "built"
+            detail += f": {entry.version}" if users else f", {made} on first use"
         found.append(
             requirement(
                 f"artifact {entry.name}",

@@ -16,6 +16,7 @@ from testbed.progress import Tell, silent
 
 if TYPE_CHECKING:
     from testbed.artifacts.config import Policy
+    from testbed.artifacts.source import Preference
 
 
 def settings(
@@ -23,6 +24,7 @@ def settings(
     overrides: Mapping[str, str] | None = None,
     pull: Policy | None = None,
     images_from: Sequence[str] = (),
+    way: Preference | None = None,
     progress: Tell = silent,
     config: Path | None = None,
     state_folder: Path | None = None,
@@ -32,7 +34,7 @@ def settings(
     This process's limits are raised as far as permitted: a lab may need more than the limits of
     a login session.
 
-    ``overrides``, ``pull``, ``images_from`` and ``progress`` are passed to the store (see
+    ``overrides``, ``pull``, ``images_from``, ``way`` and ``progress`` are passed to the store (see
     :class:`testbed.artifacts.Store`);
     ``state_folder`` replaces the user's own.  Raises UsageError for a relative path if the
     current folder was deleted.
@@ -45,6 +47,7 @@ def settings(
             progress=progress,
             pull=pull,
             images_from=images_from,
+            way=way,
         )
         state = State(state_folder or folder())
     except FileNotFoundError:

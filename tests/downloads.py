@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import io
 import re
 import socket
+import ssl
 import struct
 import tarfile
 import threading
@@ -13,7 +15,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import urlsplit
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 
 @dataclass
@@ -50,6 +58,7 @@ class Server:
     requests: list[Request] = field(default_factory=list)
     stop: threading.Event = field(default_factory=threading.Event)
     port: int = 0
+    tunnel: int = 0  #: where a proxy's tunnels end, whatever was asked for; 0 refuses them
 
     def put(self, data: bytes, **how: object) -> tuple[str, str]:
         """Add a file; return its address and its sha256."""
@@ -86,7 +95,17 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_CONNECT(self) -> None:
         self.web.requests.append(Request(self.path, 0, proxied=True))
-        self.send_error(403)
+        if not self.web.tunnel:
+            self.send_error(403)
+            return
+        self.send_response(200)
+        self.end_headers()
+        with socket.create_connection(("127.0.0.1", self.web.tunnel)) as far:
+            back = threading.Thread(target=_pass, args=(far, self.connection), daemon=True)
+            back.start()
+            _pass(self.connection, far)
+            back.join(60)
+        self.close_connection = True
 
     def _send(self, file: File, start: int) -> None:
         if start > len(file.data):
@@ -126,12 +145,24 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
+def _pass(one: socket.socket, other: socket.socket) -> None:
+    """Pass on what one side of a tunnel sends."""
+    try:
+        while data := one.recv(1 << 16):
+            other.sendall(data)
+        other.shutdown(socket.SHUT_WR)
+    except OSError:
+        pass  # the other side has gone
+
+
 @contextmanager
-def serving() -> Iterator[Server]:
+def serving(tls: ssl.SSLContext | None = None) -> Iterator[Server]:
     """Run a server of files, until the block ends."""
     web = Server()
     with ThreadingHTTPServer(("127.0.0.1", 0), type("Own", (Handler,), {"web": web})) as http:
         web.port = http.server_address[1]
+        if tls:
+            http.socket = tls.wrap_socket(http.socket, server_side=True)
         http.daemon_threads = True
         threading.Thread(target=http.serve_forever, args=(0.05,), daemon=True).start()
         try:
@@ -150,3 +181,34 @@ def archive(files: dict[str, bytes]) -> bytes:
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
     return data.getvalue()
+
+
+def certified(folder: Path, *names: str) -> tuple[ssl.SSLContext, Path]:
+    """Return the TLS context of a server with these names, and a file with its certificate."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
+    now = dt.datetime.now(dt.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName(map(x509.DNSName, names)), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    public, secret = folder / "tls.pem", folder / "tls.key"
+    public.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    secret.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(public, secret)
+    return context, public

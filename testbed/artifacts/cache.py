@@ -25,7 +25,7 @@ from testbed.errors import ArtifactError, Interrupted, TestbedError
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from testbed.artifacts.source import Origin
 
@@ -82,6 +82,19 @@ class Cache:
         """Return the record of the complete entry of that name and key, or None."""
         found = self.find(name, key)
         return None if found is None else _read(found / RECORD)
+
+    @staticmethod
+    def chosen(entry: Path) -> int:
+        """Return when an entry was filled or last chosen, in nanoseconds; 0 if it has gone."""
+        with contextlib.suppress(OSError):
+            return (entry / RECORD).stat().st_mtime_ns
+        return 0
+
+    def choose(self, entry: Path, others: Iterable[Path]) -> None:
+        """Prefer an entry to others with the same programs, from now on."""
+        # Clocks are coarse, and can be set back.
+        at = max([time.time_ns(), *(self.chosen(other) + 1 for other in others)])
+        os.utime(entry / RECORD, ns=(at, at))
 
     def records(self) -> list[Record]:
         """Return the records of all complete entries, sorted by name."""

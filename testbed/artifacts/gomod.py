@@ -21,6 +21,8 @@ from testbed.process import which
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from testbed.artifacts.official import Official
+
 MODULES = Path(__file__).parent / "go"
 COMPILER = ("gcc", "libc6-dev")  # Debian packages
 
@@ -54,6 +56,7 @@ class GoModule(Source):
     """Edits of the module's files: path to the text to replace and its replacement."""
     files: Mapping[str, str] = field(default_factory=dict)
     """Other files of the module to keep: path in the entry to path in the module."""
+    official: Official | None = None  #: the same programs, built by their makers
     origin: ClassVar[Origin] = "go"
 
     @property
@@ -93,6 +96,9 @@ class GoModule(Source):
 
     def brings(self) -> tuple[str, ...]:
         return (*self.packages, *self.tests)
+
+    def published(self) -> Source | None:
+        return self.official if self.official and self.official.machine() else None
 
     def recipe(self) -> Mapping[str, object]:
         sums = {p.name: sha256(p.read_bytes()).hexdigest() for p in self._sources()}

@@ -14,6 +14,7 @@ from testbed.artifacts.cc import CProgram
 from testbed.artifacts.debian import DebianPackages, DebianTree
 from testbed.artifacts.gomod import GoModule
 from testbed.artifacts.image import NginxImage
+from testbed.artifacts.official import Official
 from testbed.artifacts.plain_image import PlainImage
 from testbed.artifacts.pypi import PythonPackage
 
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from testbed.artifacts.source import Source
 
 PACKAGE = Path(__file__).parent.parent
+CLUSTER = (
+    "kube-apiserver", "kubelet", "kube-controller-manager", "kube-scheduler", "kube-proxy",
+    "kubectl",
+)  # fmt: skip
 
 
 class Inventory:
@@ -88,21 +93,19 @@ PAUSE = CProgram("pause", PACKAGE / "roles" / "kubernetes" / "pause.c")
 KUBERNETES: Mapping[str, Source] = {
     "kubernetes": GoModule(
         module="kubernetes",
-        packages={
-            name: f"k8s.io/kubernetes/cmd/{name}"
-            for name in (
-                "kube-apiserver",
-                "kubelet",
-                "kube-controller-manager",
-                "kube-scheduler",
-                "kube-proxy",
-                "kubectl",
-            )
-        },
+        packages={name: f"k8s.io/kubernetes/cmd/{name}" for name in CLUSTER},
         main="k8s.io/kubernetes",
         stamp=(
             "k8s.io/component-base/version.gitVersion",
             "k8s.io/client-go/pkg/version.gitVersion",
+        ),
+        official=Official(
+            release="v1.36.3",
+            url="https://dl.k8s.io/{version}/kubernetes-server-linux-{machine}.tar.gz",
+            # The copy in the module of a release ends with the release before it.
+            sums="https://raw.githubusercontent.com/kubernetes/kubernetes/master/CHANGELOG/"
+            "CHANGELOG-1.36.md",
+            programs={name: f"kubernetes/server/bin/{name}" for name in CLUSTER},
         ),
     ),
     "coredns": COREDNS,

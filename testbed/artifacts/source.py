@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 #: Messages about a full disk, in the locale C; apt checks the space beforehand.
 FULL = ("No space left on device", "You don't have enough free space")
 
-Origin = Literal["debian", "go", "pypi", "path", "url", "cc", "engine", "image", "pulled"]
+Origin = Literal[
+    "debian", "go", "pypi", "path", "url", "cc", "engine", "image", "pulled", "release"
+]
+#: The origin of programs that can be built here, and are built by their makers as well.
+Preference = Literal["download", "source"]
 
 
 class Runner(Protocol):
@@ -104,6 +108,13 @@ class Source(ABC):
     def whole(self, folder: Path) -> bool:
         """Tell whether a filled folder is still complete, at the cost of a few stat calls."""
         return all((folder / "bin" / name).exists() for name in self.brings())
+
+    def published(self) -> Source | None:
+        """Return the source of the same programs, built by their makers for this machine.
+
+        None if there is none.  It brings the same programs in the same version.
+        """
+        return None
 
     def of(self) -> str:
         """Return the key of the entry that this one is built from and removed with, or ""."""

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from testbed.artifacts.config import Policy
     from testbed.artifacts.images import Brought, Way, Ways
     from testbed.artifacts.inventory import Inventory
+    from testbed.artifacts.source import Preference
     from testbed.artifacts.url import Download
 
 
@@ -65,6 +66,14 @@ class Entry:
     #: "old": built by an earlier recipe, or from an entry that is gone; no longer used
     state: Literal["cached", "missing", "old"]
     of: str = ""  #: key of the entry that it was built from and is removed with
+    published: bool = False  #: it can be built here, and is built by its makers as well
+
+    @property
+    def described(self) -> str:
+        """The version; with its origin for an entry in the cache if there is another origin."""
+        if not self.published or self.state == "missing":
+            return self.version
+        return f"{self.version} ({'downloaded' if self.origin == 'release' else 'built'})"
 
 
 OWN = "own"  # begins the name of an entry for the programs of a folder
@@ -83,6 +92,9 @@ class Store:
     ``progress`` is called with an artifact's name and the current step, from the
     thread that makes it.  ``pull`` and ``images_from`` (docker, podman, or a path) are about images
     that are neither the user's nor built here; they take precedence over the configuration file.
+    ``way`` is the origin of programs that can be built here, and are built by their makers as well.
+    Without it, the one that was filled or chosen last is used; if there is none, it is
+    downloaded, and built if the makers' site cannot be reached.
     ``runner`` and ``inventory`` are for tests.
     """
 
@@ -95,6 +107,7 @@ class Store:
         *,
         pull: Policy | None = None,
         images_from: Sequence[str] = (),
+        way: Preference | None = None,
         runner: Runner = run,
         inventory: Inventory | None = None,
     ) -> None:
@@ -104,6 +117,7 @@ class Store:
         self._config: Config | None = None
         self._policy = pull
         self._sources = settings.sources(images_from)
+        self._way = way
         self._brought: dict[str, Path] = {}  # archives of this store's images, by what was asked
         self._progress = progress
         self._runner = runner
@@ -222,12 +236,10 @@ class Store:
     def made(self, name: str, *parts: str) -> Path | None:
         """Return the path of a program as :meth:`binary` does; None if it is not built yet."""
         part = self._part_of(name, parts)
-        if part is not None and not is_place(part) and not self._own(name, "artifacts"):
-            source = self._inventory.parts[part]
-            found = self._cache.find(part, source.key())
-            if found is None or not source.whole(found):
-                return None
-        return self.binary(name, *parts)
+        if part is None or is_place(part) or self._own(name, "artifacts"):
+            return self.binary(name, *parts)
+        used = self._in_use(part, self._inventory.parts[part])
+        return self.binary(name, *parts) if used else None
 
     def image(self, name: str) -> Path:
         """Return the path of an image's docker-archive, for ``docker load``.
@@ -475,7 +487,7 @@ class Store:
         """Return the version of each cached or pinned artifact; for a user's file, its path."""
         pulled = (record for record in self._cache.records() if record.origin == "pulled")
         entries = [*self._current(), *(_cached(record, "cached") for record in pulled)]
-        return {entry.name: entry.version for entry in entries if entry.version}
+        return {entry.name: entry.described for entry in entries if entry.version}
 
     def versions_of(
         self, programs: Iterable[str], *parts: str, images: Iterable[str] = ()
@@ -508,8 +520,11 @@ class Store:
         if source is None or {part, *source.brings()} & users.keys():
             return self.versions().get(part, "")
         # Every `up` asks for a few of them, and all records take longer than an engine's start.
-        record = self._cache.record(part, source.key())
-        return record.version if record else source.version() or ""
+        used = self._used(part, source)
+        record = self._cache.record(part, used.key())
+        if record is None:
+            return source.version() or ""
+        return _cached(record, "cached", published=source.published() is not None).described
 
     def packages(self, *parts: str) -> dict[str, str]:
         """Return the packages of parts, name to version; the version is empty if unknown."""
@@ -675,12 +690,72 @@ class Store:
         known = self._known.get(name)
         if known and source.whole(known):
             return known
-        key = source.key()
-        found = self._cache.find(name, key)
-        if found is None or not source.whole(found):
-            found = self._fill(name, key, source)
+        used = self._in_use(name, source)
+        found = used[1] if used else self._fill_first(name, source)
+        if self._way and (official := source.published()):
+            entries = (self._cache.find(name, one.key()) for one in (official, source))
+            self._cache.choose(found, [one for one in entries if one not in {None, found}])
         self._known[name] = found
         return found
+
+    def _alternatives(self, source: Source) -> tuple[Source, ...]:
+        """Return the sources of a part that may be used, the preferred one first."""
+        official = source.published()
+        if official is None or self._way == "source":
+            return (source,)
+        return (official,) if self._way == "download" else (official, source)
+
+    def _in_use(self, name: str, source: Source) -> tuple[Source, Path] | None:
+        """Return the entry of a part that is used, and its source; None if none is complete."""
+        found = [
+            (one, path)
+            for one in self._alternatives(source)
+            if (path := self._cache.find(name, one.key())) and one.whole(path)
+        ]
+        if len(found) < 2:
+            return found[0] if found else None
+        return max(found, key=lambda pair: self._cache.chosen(pair[1]))
+
+    def _used(self, name: str, source: Source) -> Source:
+        """Return the source of a part that is used, or will be tried first."""
+        alternatives = self._alternatives(source)
+        if len(alternatives) == 1:
+            return alternatives[0]
+        used = self._in_use(name, source)
+        return used[0] if used else alternatives[0]
+
+    def _fill_first(self, name: str, source: Source) -> Path:
+        """Fill an entry from the first source that can be reached."""
+        from testbed.artifacts.fetch import NotFetched
+
+        *others, last = self._alternatives(source)
+        for one in others:
+            try:
+                return self._fill(name, one.key(), one)
+            except ArtifactError as error:
+                if not isinstance(error.__cause__, NotFetched):
+                    raise
+                words = f"{error.__cause__.message}; it is built from its source"
+                self._progress(name, words, ended=True)
+        try:
+            return self._fill(name, last.key(), last)
+        except ArtifactError as error:
+            if last is not source and isinstance(error.__cause__, NotFetched):
+                error.hint = "`--from source` builds it instead"
+            raise
+
+    def refuse_unpublished(self, names: Iterable[str]) -> None:
+        """Raise UsageError if one of these artifacts cannot be downloaded from its makers."""
+        parts = self._listed.parts
+        known = sorted(name for name, source in parts.items() if source.published())
+        for name in names:
+            if self._inventory.programs.get(name, name) not in known:
+                raise UsageError(
+                    f"{name} cannot be downloaded from its makers",
+                    where="--from download",
+                    hint=f"this machine can download {', '.join(known) or 'none'};"
+                    " leave the option out for others",
+                )
 
     def _fill(
         self,
@@ -740,7 +815,8 @@ class Store:
         for name, source in self._listed.parts.items():
             if all(made in users for made in source.brings() or (name,)):
                 continue  # not used
-            yield _entry(name, source, records)
+            published = source.published() is not None
+            yield _entry(name, self._used(name, source), records, published=published)
         for name, own in users.items():
             if isinstance(own, Remote):
                 source = _download(own, name, executable=name not in read.images)
@@ -778,14 +854,17 @@ def _download(own: Remote, name: str, *, executable: bool) -> Download:
     return Download(own.url, own.sha256, place, own.member)
 
 
-def _entry(name: str, source: Source, records: Mapping[str, Record]) -> Entry:
+def _entry(
+    name: str, source: Source, records: Mapping[str, Record], *, published: bool = False
+) -> Entry:
     key = source.key()
     if key in records:
-        return _cached(records[key], "cached")
-    return Entry(name, source.version() or "", key, None, 0, source.origin, "missing")
+        return _cached(records[key], "cached", published=published)
+    version = source.version() or ""
+    return Entry(name, version, key, None, 0, source.origin, "missing", published=published)
 
 
-def _cached(record: Record, state: Literal["cached", "old"]) -> Entry:
+def _cached(record: Record, state: Literal["cached", "old"], *, published: bool = False) -> Entry:
     return Entry(
         _image_of(record) or record.name,
         record.version,
@@ -795,6 +874,7 @@ def _cached(record: Record, state: Literal["cached", "old"]) -> Entry:
         record.origin,
         state,
         record.of,
+        published,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from testbed.artifacts.fetch import LIMIT, Sum, fetch
+from testbed.artifacts.fetch import LIMIT, NotFetched, Sum, fetch
 from testbed.artifacts.source import Job, Origin, Source
 
 if TYPE_CHECKING:
@@ -40,7 +40,11 @@ class Download(Source):
         target.parent.mkdir(parents=True, exist_ok=True)
         got = job.into / "download"
         wanted = Sum("sha256", self.sha256, "the configuration")
-        fetch(job, self.url, got, wanted, limit=self.limit)
+        try:
+            fetch(job, self.url, got, wanted, limit=self.limit)
+        except NotFetched as error:
+            error.hint = "download it by other means and set `path` to the file"
+            raise
         if self.member is None:
             got.rename(target)
         else:

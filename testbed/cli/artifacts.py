@@ -12,6 +12,7 @@ from testbed.registry import ROLES
 if TYPE_CHECKING:
     from testbed.artifacts import Store
     from testbed.artifacts.config import Policy
+    from testbed.artifacts.source import Preference
 
 
 @click.group("artifacts", invoke_without_command=True)
@@ -46,10 +47,12 @@ def command(ctx: click.Context, as_json: bool) -> None:
 
 @command.command("build")
 @click.argument("names", nargs=-1)
+@common.way_option
 @common.artifact_option
 @common.image_options
 def build(
     names: tuple[str, ...],
+    way: Preference | None,
     artifacts: tuple[str, ...],
     pull: Policy | None,
     images_from: tuple[str, ...],
@@ -58,10 +61,15 @@ def build(
 
     NAMES are listed by `testbed artifacts`, or are names of programs, images or network plugins.
     Images of a registry are written with their tag, like redis:7, and pulled. Your own files are
-    downloaded and checked instead.
+    downloaded and checked instead. Kubernetes is downloaded if its makers' site can be reached
+    (see docs/artifacts.md).
     """
-    settings = common.make_settings(artifacts=artifacts, pull=pull, images_from=images_from)
+    settings = common.make_settings(
+        artifacts=artifacts, pull=pull, images_from=images_from, way=way
+    )
     store = settings.store
+    if way == "download":
+        store.refuse_unpublished(names)
     wanted = names or [e.name for e in store.list() if e.state == "missing"]
     store.bring(name for name in wanted if store.is_reference(name))
     for name in wanted:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
     from testbed.artifacts.config import Policy
+    from testbed.artifacts.source import Preference
     from testbed.claims.catalogue import Catalogue
     from testbed.labs.lab import Lab, Settings
     from testbed.labs.live import LiveContainer, LiveLab
@@ -35,8 +36,11 @@ def make_settings(
     artifacts: tuple[str, ...] = (),
     pull: Policy | None = None,
     images_from: tuple[str, ...] = (),
+    way: Preference | None = None,
 ) -> Settings:
     """Return the settings with the options of :func:`artifact_option` and :func:`image_options`.
+
+    ``way`` is the value of :func:`way_option`.
 
     The progress of builds is shown on standard error.
     """
@@ -49,7 +53,7 @@ def make_settings(
             raise UsageError("wanted NAME=PATH", where=f"--artifact {given}")
         overrides[name] = path
     found = settings(
-        overrides=overrides, progress=tell_artifact, pull=pull, images_from=images_from
+        overrides=overrides, progress=tell_artifact, pull=pull, images_from=images_from, way=way
     )
     for error in found.broken.values():
         click.echo(f"testbed: {error.message}; its labs are not shown\n  -> {error.hint}", err=True)
@@ -382,6 +386,14 @@ def artifact_option(function: F) -> F:
     return click.option(
         "--artifact", "artifacts", multiple=True, metavar="NAME=PATH",
         help="Use your own file, such as flanneld=/path; repeatable.",
+    )(function)  # fmt: skip
+
+
+def way_option(function: F) -> F:
+    return click.option(
+        "--from", "way", type=click.Choice(["download", "source"]),
+        help="Download programs that their makers build, or build them here. "
+        "By default, download them, and build them if the makers' site cannot be reached.",
     )(function)  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from testbed.registry import ROLES
 from testbed.requirement import need_root
 
 if TYPE_CHECKING:
+    from testbed.artifacts.source import Preference
     from testbed.labs.lab import Settings
     from testbed.leftover import Leftover
     from testbed.requirement import Requirement
@@ -29,9 +30,16 @@ if TYPE_CHECKING:
     " plugin (calico), or conformance.",
 )
 @click.option("--leaks", is_flag=True, help="Show leftovers of removed labs (--fix removes them).")
+@common.way_option
 @common.json_option
 def command(
-    fix: bool, quick: bool, provider: str | None, role: str | None, leaks: bool, as_json: bool
+    fix: bool,
+    quick: bool,
+    provider: str | None,
+    role: str | None,
+    leaks: bool,
+    way: Preference | None,
+    as_json: bool,
 ) -> int:
     """Check this machine's requirements and show how to fix what is missing.
 
@@ -43,13 +51,15 @@ def command(
     that removes it. --fix removes them. Running labs of any user are never
     changed. Exit status 1 if there are leftovers.
     """
+    if way and not fix:
+        raise click.UsageError("--from needs --fix")
     if leaks:
-        if provider or role or quick:
+        if way or provider or role or quick:
             raise click.UsageError("--leaks can be combined with --fix and --json only")
         return _leaks(fix=fix, as_json=as_json)
     from testbed import doctor
 
-    settings = common.make_settings()
+    settings = common.make_settings(way=way)
     store, of = settings.store, settings.provider(provider) if provider else None
     known = sorted({*ROLES, *doctor.parts(), *store.roles})
     if role and role not in known:
