@@ -121,7 +121,10 @@ def checked(lab: LiveLab, source: str, target: str, request: Request) -> Walk:
         found = walk(lab, source, target, request, reply=True)
         assert found.hops == first.hops
         for hop in at_devices(found):  # tcpdump of another kernel may be late
-            assert until(functools.partial(times, seen, hop), 30), hop
+            if not until(functools.partial(times, seen, hop), 30):
+                one = seen[str(hop.spot)]
+                one.stop()  # raises an error if there was no room for packets
+                raise AssertionError(f"{hop.label} {hop.view}, not among\n{one.lines()}")
     for hop in at_devices(found):
         assert times(seen, hop) == (2 if hop.spot.interface == "lo" else 1), hop  # out, and in
     return found

@@ -40,6 +40,9 @@ EMULATED_QUIET_SECONDS = 0.4  # a packet may take that long on an emulated machi
 MAX_SETTLE_SECONDS = 2.0
 IDLE_SECONDS = 30.0  # for tcpdump to be scheduled on a busy machine
 START_SECONDS = 60.0
+#: KiB of a capture's buffer, for tcpdump that is not scheduled at once.  libpcap gives each packet
+#: 64 KiB of it where devices split segments, so that its own 2 MiB have room for 32 packets.
+BUFFER = 8192
 STOP_SECONDS = 30.0
 FLAGS = {
     dpkt.tcp.TH_FIN: "FIN",
@@ -295,7 +298,18 @@ class Capture:
         self.place = place
         self.interface = interface
         self.filter = filter
-        argv = ["tcpdump", "-i", interface, "-n", "-U", "-w", "-", "--immediate-mode"]
+        argv = [
+            "tcpdump",
+            "-i",
+            interface,
+            "-n",
+            "-U",
+            "-w",
+            "-",
+            "--immediate-mode",
+            "-B",
+            str(BUFFER),
+        ]
         if not interface.startswith(NFLOG):  # which has only microseconds
             argv.append("--time-stamp-precision=nano")
         argv += [filter] if filter else []
