@@ -14,7 +14,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -235,6 +235,18 @@ COMMANDS: Registry[click.Command] = Registry("testbed.commands", "command", lamb
 EXPORTS: Registry[Export] = Registry("testbed.exports", "export format", _export)
 CATALOGUES: Registry[Path] = Registry("testbed.catalogues", "catalogue", _folder, ours=False)
 FORMATS: Registry[Format] = Registry("testbed.formats", "format", _format, ours=False)
+
+
+def existing(providers: Iterable[object]) -> str:
+    """Return where the machines of providers are if these exist already; else an empty text.
+
+    Unknown providers, and those that cannot be loaded, have no such machines.
+    """
+    for name in providers:
+        with contextlib.suppress(KeyError, MachineError):
+            if isinstance(name, str) and (place := PROVIDERS[name].existing):
+                return place
+    return ""
 
 
 def fabric_kind(provider: Provider | type[Provider]) -> str:

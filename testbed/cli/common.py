@@ -156,10 +156,13 @@ def whole(lab: Lab) -> Context:
     Raises NoSuchLab, and LabError if one of its nodes does not run.
     """
     context = lab.context()
+    silent = context.provider.ended(lab.name) if context.topology.attached else {}
     absent = [name for name in context.topology.nodes if name not in context.nodes]
+    absent += [name for name in silent if name in context.nodes]
     if absent:
+        reasons = "".join(f"\n    {silent[name]}" for name in absent if silent.get(name))
         raise LabError(
-            f"lab {lab.name} is incomplete: {', '.join(absent)} not running",
+            f"lab {lab.name} is incomplete: {', '.join(absent)} not running{reasons}",
             hint="start them with the tool that created the lab"
             if lab.attached
             else f"`testbed up -l {lab.name}` restores it",
@@ -474,8 +477,10 @@ def to_update(lab: Lab) -> Topology:
 
     Raises NoSuchLab, and UsageError if testbed has not created it.
     """
-    lab.refuse_attached("updated")
-    return recorded(lab)
+    topology = recorded(lab)
+    if topology.foreign is not None:
+        lab.refuse_attached("updated")
+    return topology
 
 
 def recorded(lab: Lab) -> Topology:

@@ -62,6 +62,8 @@ class Settings:
 
         Raises UsageError for an unknown provider.
         """
+        if topology.existing:
+            return self.provider(topology.provider).of_machines(topology)
         if topology.attached:
             return self._attached(topology)
         own = {node: self.provider(topology.provider_of(node)) for node in topology.nodes}
@@ -164,8 +166,50 @@ class Lab:
             deadline=began + (math.inf if timeout is None else timeout),
         )
         provider = self.settings.makers(topology)
+        if topology.existing:
+            return self._look(asked, topology, provider)
         with signals.alarm(timeout) as off:
             return self._up(asked, topology, provider, off)
+
+    def _look(self, asked: _Up, topology: Topology, provider: Provider) -> Outcome:
+        """Look at machines that exist already, and record the lab."""
+        preflight.check(topology, self.settings.store.folder)
+        state = self.settings.state
+        with state.lock(self.name, f"up {self.name}", waiting=waits(asked.watch)):
+            record = state.read(self.name)
+            if self.name in labs(self.settings) and not (record and record.attached):
+                raise self._is_another(record)
+            same = record is None or (
+                origin.is_same(record.source, topology.file)
+                or record.topology == topology.to_dict()
+            )
+            if not (same or asked.replace):
+                raise self._is_another(record)
+            known = provider.nodes(self.name) if record else {}
+            context = Context(topology, provider, self.settings.store, known)
+            with signals.held() as held:
+                try:
+                    done = running.carry_out(
+                        asked.plan,
+                        context,
+                        watch=asked.watch,
+                        signals=held,
+                        deadline=asked.deadline,
+                    )
+                except StepsFailed:
+                    if asked.keep:
+                        state.write(_record(topology, asked, [], {}))
+                    raise
+                held.check()
+                state.write(_record(topology, asked, done, {}))
+        return Outcome(topology, time.monotonic() - asked.began, done)
+
+    def _is_another(self, record: Record | None) -> UsageError:
+        """Return the error for the name of a lab that was created from something else."""
+        return UsageError(
+            f"lab {self.name} is already up, created from {origin.words(record)}",
+            hint=f"`testbed down {self.name}` first, or use another name (--name)",
+        )
 
     def _up(
         self, asked: _Up, topology: Topology, provider: Provider, no_alarm: Callable[[], None]

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from testbed import files, owner
+from testbed import files, owner, registry
 from testbed.errors import LabBusy, MachineError, UsageError
 
 VERSION = 1
@@ -61,9 +61,11 @@ class Record:
 
     @property
     def attached(self) -> str:
-        """Where another tool runs the lab; empty for a lab that testbed has created."""
+        """Where the lab exists already; empty for a lab that testbed has created."""
         foreign = self.topology.get("foreign")
-        return str(foreign.get("attached") or "") if isinstance(foreign, dict) else ""
+        if isinstance(foreign, dict):
+            return str(foreign.get("attached") or "")
+        return registry.existing([self.topology.get("provider")])
 
 
 class State:

@@ -147,7 +147,7 @@ def _node(context: Context, name: str, words: str, outside: Sequence[Difference]
 
     provider = context.topology.provider_of(name) if spec else ""
     node = context.nodes.get(name)
-    if node is None:
+    if node is None or (words and context.topology.attached):
         return NodeStatus(name, "missing", provider=provider, words=words)
     try:
         if spec is None:

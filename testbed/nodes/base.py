@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from testbed.nodes.place import Place, Runs
     from testbed.nodes.wiring import Difference
     from testbed.requirement import Feature, Requirement
+    from testbed.topology.declare import Block, Section
     from testbed.topology.model import Topology
 
 
@@ -589,6 +590,12 @@ class Provider(ABC):
     #: Name of the provider whose fabric the nodes are connected to; empty for its own fabric.
     #: Nodes of providers with the same fabric can be in one lab.
     fabric_of: str = ""
+    #: Where its machines are, in words, if they exist already: testbed then creates, changes and
+    #: removes nothing, and ``up`` only looks at them (:meth:`of_machines`).
+    existing: ClassVar[str] = ""
+    #: Its keys in a topology file, as mappings with the provider's name: at the top, and in nodes.
+    section: ClassVar[type[Section] | None] = None
+    node_section: ClassVar[type[Block] | None] = None
     #: True if nodes run on this machine's kernel. Kernel features that roles need are then
     #: required on this machine.
     shares_kernel: ClassVar[bool] = False
@@ -693,6 +700,15 @@ class Provider(ABC):
         The option of ``testbed attach`` has the provider's name.
         """
         return None
+
+    def of_machines(self, topology: Topology) -> Provider:
+        """Return the provider of the machines of a topology.
+
+        Called only if they exist already (:attr:`existing`). Its :meth:`nodes` are all of them,
+        and :meth:`ended` has those that do not answer. Nothing is asked or started.
+        """
+        del topology
+        return self
 
     def prepare(self, lab: str, specs: Sequence[NodeSpec]) -> None:
         """Fetch or build everything that creating the nodes needs.

@@ -241,6 +241,9 @@ class Role(ABC):
     forwards: ClassVar[bool] = False
     #: A node with the role must be on a network.
     networked: ClassVar[bool] = True
+    #: The role can be looked at on a machine on which others have installed it, where testbed
+    #: starts nothing (:attr:`testbed.nodes.base.Provider.existing`).
+    seen: ClassVar[bool] = False
     #: Words of the mark ``needs`` that labs with the role can meet (:meth:`features`), and their
     #: meanings.  Without any, the role's name is such a word.
     needs: ClassVar[Mapping[str, str]] = {}

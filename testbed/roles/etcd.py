@@ -73,6 +73,7 @@ class EtcdChecks(Look):
 
 class Etcd(Role):
     name = ROLE
+    seen = True
     checks = (EtcdChecks,)
     needs: ClassVar[dict[str, str]] = {"etcd": "a node with etcd"}
     artifacts = ("etcd", "etcdctl")

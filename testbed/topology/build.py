@@ -35,6 +35,7 @@ def build(root: Tree, problems: Problems) -> Topology:
     check(topology, root, problems)
     if problems:
         raise problems.error()
-    # A section of a role that no node has says nothing.
-    used = {role: one for role, one in topology.sections.items() if topology.with_role(role)}
+    # A section of a role or a provider that no node has says nothing.
+    named = {*topology.roles, *topology.providers}
+    used = {name: one for name, one in topology.sections.items() if name in named}
     return topology if used == topology.sections else replace(topology, sections=used)

@@ -2,7 +2,7 @@
 
 A :class:`Block` is a mapping of a topology file. Its fields with :func:`key` are its keys: the JSON
 schema, the reader and ``to_dict`` derive from them. A :class:`Section` is the top-level mapping of
-a role, and comes with the role. Roles are imported when a file names them.
+a role or a provider, and comes with it. These are imported when a file names them.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from testbed.errors import MachineError
 from testbed.topology import shapes, tree
 
 if TYPE_CHECKING:
+    from testbed.nodes.base import Provider
     from testbed.roles.base import Role
     from testbed.topology.model import Node, Topology
     from testbed.topology.read import Reader
@@ -77,10 +78,10 @@ def key(
 
 
 def role_keys(attribute: str) -> Any:
-    """Declare a field for the mappings that roles declare, by role.
+    """Declare a field for the mappings that roles and providers declare, by their names.
 
-    ``attribute`` is the class variable of :class:`testbed.roles.base.Role` with the class:
-    ``section`` or ``node_section``.
+    ``attribute`` is the class variable of :class:`testbed.roles.base.Role` and
+    :class:`testbed.nodes.base.Provider` with the class: ``section`` or ``node_section``.
     """
     return dataclasses.field(default_factory=dict, metadata={_ROLES: attribute})
 
@@ -137,11 +138,11 @@ class Block:
 
 
 class Section(Block):
-    """The top-level mapping of a role, with the role's name as its key."""
+    """The top-level mapping of a role or a provider, with its name as the key."""
 
     __slots__ = ()
 
-    #: The role's name.
+    #: The name of the role or the provider.
     role: ClassVar[str]
     #: A lab with the role has the section, with all defaults, even if the file does not.
     implied: ClassVar[bool] = True
@@ -216,7 +217,7 @@ class Draft:
         return read_block(self, kind, at or tree.Mapping((), 0, 0))
 
     def node_sections(self) -> dict[str, Block]:
-        """Return the mappings of roles in the node that is being read, by role."""
+        """Return the mappings of roles and providers in the node that is being read."""
         out: dict[str, Block] = {}
         for name, entry in self.body.entries.items():
             kind = section_of(name, "node_section")
@@ -225,10 +226,10 @@ class Draft:
         return out
 
     def sections(self) -> dict[str, Section]:
-        """Return the sections of all roles that the file names, by role."""
+        """Return the sections of all roles and providers that the file names, by their names."""
         named = {role for node in self.nodes.values() for role in node.roles}
         out = {}
-        for name in registry.ROLES:
+        for name in _owners():
             if name in named or name in self.root.entries:
                 kind = section_of(name, "section")
                 if kind is not None and (found := self._section(kind)) is not None:
@@ -249,17 +250,37 @@ def role_of(name: str) -> Role | None:
         return None
 
 
+def _provider_of(name: str) -> type[Provider] | None:
+    """Return a provider by name; None as by :func:`role_of`."""
+    if name not in registry.PROVIDERS:
+        return None
+    try:
+        return registry.PROVIDERS[name]
+    except MachineError:
+        return None
+
+
 def section_of(name: str, attribute: str) -> type[Any] | None:
-    """Return the class of a role's mapping: its ``section`` or ``node_section``."""
+    """Return the class of a mapping with a role's or a provider's name.
+
+    ``attribute`` is ``section`` or ``node_section``. A role precedes a provider of its name.
+    """
     found: type[Any] | None = getattr(role_of(name), attribute, None)
-    return found
+    return found or getattr(_provider_of(name), attribute, None)
+
+
+def _owners() -> Iterable[str]:
+    """Return the names of everything that may have a mapping."""
+    return dict.fromkeys([*registry.ROLES, *registry.PROVIDERS])
 
 
 def _may_have(name: str, attribute: str) -> bool:
-    """Tell whether a role has such a mapping; one that cannot be loaded may have it."""
-    if name not in registry.ROLES:
-        return False
-    return role_of(name) is None or section_of(name, attribute) is not None
+    """Tell whether there is such a mapping; an owner that cannot be loaded may have it."""
+    if name in registry.ROLES and role_of(name) is None:
+        return True
+    if name in registry.PROVIDERS and _provider_of(name) is None:
+        return True
+    return section_of(name, attribute) is not None
 
 
 class Keys(Mapping[str, Key]):
@@ -309,7 +330,7 @@ class Keys(Mapping[str, Key]):
             if name:
                 yield name
             else:
-                yield from (one for one in registry.ROLES if section_of(one, self.roles))
+                yield from (one for one in _owners() if section_of(one, self.roles))
 
     def __len__(self) -> int:
         return sum(1 for _ in self)

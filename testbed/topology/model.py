@@ -179,7 +179,8 @@ class Node(Block):
 
     ``cpus`` is a number of CPUs (0.5 is half a CPU), ``memory`` is in bytes; None means no limit.
     A ``gateway`` node is the default gateway of its peers. ``provider`` None means the topology's
-    provider (:meth:`Topology.provider_of`). ``sections`` are mappings of roles, by role.
+    provider (:meth:`Topology.provider_of`). ``sections`` are mappings of roles
+    and of the provider, by name.
     """
 
     elsewhere: ClassVar[Mapping[str, str]] = {
@@ -453,10 +454,10 @@ class _Files(Shape[tuple[str, ...]]):
 class Topology(Block):
     """A whole topology.
 
-    ``sections`` are those of roles, by role (see :meth:`Section.of`). ``source`` is the file's
-    name as the user gave it, for messages only. ``file`` is its absolute path with symbolic links
-    resolved, empty for a topology without a file. ``variables`` are the values of the variables
-    that were filled in.
+    ``sections`` are those of roles and providers, by name (see :meth:`Section.of`). ``source`` is
+    the file's name as the user gave it, for messages only. ``file`` is its absolute path with
+    symbolic links resolved, empty for a topology without a file. ``variables`` are the values of
+    the variables that were filled in.
     """
 
     name: str = key(LAB_NAME, "Name of the lab.", required=True, default="")
@@ -543,8 +544,13 @@ class Topology(Block):
 
     @property
     def attached(self) -> str:
-        """Where another tool runs the lab; empty for a lab that testbed creates."""
-        return self.foreign.attached if self.foreign else ""
+        """Where the lab exists already; empty for a lab that testbed creates."""
+        return self.foreign.attached if self.foreign else registry.existing(self.providers)
+
+    @property
+    def existing(self) -> bool:
+        """True if the file itself names machines that exist already, by its provider."""
+        return self.foreign is None and bool(self.attached)
 
     def provider_of(self, node: str) -> str:
         """Return the provider of a node: its own, or the topology's default."""
@@ -843,7 +849,7 @@ class Topology(Block):
         if self.foreign:
             parts["foreign"] = self.foreign.nodes[node].digest
         for role, section in self.sections.items():
-            if role in me.roles:
+            if role in (*me.roles, self.provider_of(node)):
                 parts |= section.digest(self, node)
         if me.addresses and self.interface(node) != "eth0":
             parts["interface"] = self.interface(node)

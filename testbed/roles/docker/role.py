@@ -126,6 +126,7 @@ class Docker(Role):
     options = OPTIONS
     checks = (DockerChecks, NetworkChecks)
     creates = ("containers", "compose")
+    seen = True
     needs: ClassVar[dict[str, str]] = {
         "docker": "a node with Docker",
         "plain-docker": "a node with Docker, and no flannel",

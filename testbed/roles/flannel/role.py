@@ -132,6 +132,7 @@ class Flannel(Role):
             "CONFIG_IPV6, CONFIG_NF_NAT and CONFIG_NETFILTER_XT_TARGET_MASQUERADE",
         ),
     )
+    seen = True
     services = (SERVICE,)
     processes = (SERVICE,)
     offers = (Offer("flanneld"),)

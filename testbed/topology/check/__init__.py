@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from testbed.topology import tree
 from testbed.topology.check.containers import Containers
+from testbed.topology.check.existing import Existing
 from testbed.topology.check.faults import Faults
 from testbed.topology.check.namespaces import Namespaces
 from testbed.topology.check.networks import Networks
@@ -47,4 +48,4 @@ def _subjects(topology: Topology, root: Tree) -> Iterator[type[Look]]:
     for name in sorted(named | {*tree.keys_at(root)}):
         if (role := role_of(name)) is not None:
             yield from role.checks
-    yield from (Packages, Sections, Containers, Namespaces, Faults)
+    yield from (Packages, Sections, Containers, Namespaces, Existing, Faults)
