@@ -183,6 +183,12 @@ class Duplex(OnSocket):
             return ""
         return os.pread(self._errors.fileno(), 1 << 16, 0).decode(errors="replace")
 
+    def status(self, timeout: float) -> int | None:
+        """Return the exit status, once the program has ended; None after ``timeout`` seconds."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self._child.wait(timeout)
+        return None
+
     def close(self) -> None:
         """Close the stream and end the program."""
         with contextlib.suppress(OSError):  # the program has closed it

@@ -20,6 +20,7 @@ ROOMS = {
     "roles": "the rooms of the roles",
     "nodes/containerlab": "the room of a provider",
     "nodes/netns": "the room of a provider",
+    "nodes/openssh": "the room of a provider",
     "nodes/qemu": "the room of a provider",
     "nodes/vagrant": "the room of a provider",
     "catalogues/shipped": "claims on Docker, flannel and Kubernetes, and their checks",

@@ -1,0 +1,86 @@
+"""Keys of a topology file: how ssh reaches the machines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import ClassVar
+
+from testbed.topology.declare import Block, Section, key
+from testbed.topology.shapes import FilePath, Integer, Pattern
+
+PROVIDER = "ssh"
+#: A word that begins with a hyphen would be an option of ssh.
+WORD = r"[^-\s][^\s]*"
+INSTALL = "install the software by your own tool: testbed only looks at machines that exist already"
+
+
+@dataclass(frozen=True, slots=True)
+class Way(Block):
+    """Options of ssh for a machine; what is not given comes from the user's ssh_config."""
+
+    elsewhere: ClassVar[Mapping[str, str]] = {
+        "host": "write address",
+        "hostname": "write address",
+        "identity": "write key",
+        "install": INSTALL,
+        "password": "testbed asks nothing: use a key, or an agent",
+        "proxy": "write jump, or ProxyCommand in a file of `config`",
+    }
+
+    user: str = key(
+        Pattern(WORD, "the name of a user", "a name without spaces"),
+        "User who logs in. One who is not root needs sudo without a password.",
+        default="",
+    )
+    port: int | None = key(
+        Integer("a TCP port", 1, 65535),
+        "TCP port of sshd. Default: 22, or that of ssh_config.",
+        default=None,
+    )
+    key_file: str = key(
+        FilePath(),
+        "File with the private key. Default: those of the agent and of ssh.",
+        name="key",
+        default="",
+    )
+    jump: str = key(
+        Pattern(WORD, "a jump host, like admin@bastion:22", "several are separated by commas"),
+        "Jump host, or several, as for ssh -J.",
+        default="",
+    )
+    config: str = key(
+        FilePath(), "File for ssh -F (ssh_config(5)). Default: the user's own.", default=""
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class WayToNode(Way):
+    """How ssh reaches one machine."""
+
+    about: ClassVar[str] = "How ssh reaches this machine."
+
+    address: str = key(
+        Pattern(WORD, "an address, or a host of ssh_config", "without the user and the port"),
+        "Address of the machine, or its Host in ssh_config. Default: the name of the node.",
+        default="",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class WayToAll(Way, Section):
+    """How ssh reaches all machines; those of a node precede."""
+
+    role: ClassVar[str] = PROVIDER
+    implied: ClassVar[bool] = False
+    about: ClassVar[str] = "How ssh reaches the machines; the same keys of a node precede."
+
+
+def way_to(node: str, own: Block | None, common: Section | None) -> WayToNode:
+    """Return how ssh reaches a node, with the values for all nodes filled in."""
+    values: dict[str, object] = {"address": node}
+    for part in (common, own):
+        if part is not None:
+            given = {field.name: getattr(part, field.name) for field in fields(part)}  # type: ignore[arg-type]  # a Block is a dataclass
+            values |= {name: value for name, value in given.items() if value}
+    return WayToNode(**values)  # type: ignore[arg-type]  # of the same fields
