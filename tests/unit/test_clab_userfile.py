@@ -246,6 +246,20 @@ def test_nodes_that_have_exited_are_told_with_their_last_lines(tmp_path: Path) -
     assert userfile.digests(cast("Cell", cell)) == {}
 
 
+def test_a_node_that_exits_while_it_is_set_up_is_told_with_its_last_lines(tmp_path: Path) -> None:
+    cell = Containers(["a", "b", "s"])
+
+    def exits(argv: Sequence[str], **_: object) -> Result:
+        cell.ended["a"] = "last words"
+        raise CommandError(argv, where="fabric", status=1)
+
+    cell.node.run = exits  # type: ignore[method-assign]
+    with pytest.raises(LabError) as error:
+        user_file(cell, tmp_path).deploy()
+    assert "a exited with status 3" in error.value.message
+    assert "last words" in error.value.message
+
+
 def test_a_refusal_comes_with_the_last_lines_of_nodes(tmp_path: Path) -> None:
     cell = Containers(["a", "b"], {"a": "no such file", "b": ""}, refusal="a exited immediately")
     with pytest.raises(LabError) as error:

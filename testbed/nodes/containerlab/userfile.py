@@ -168,8 +168,12 @@ class UserFile:
         self._deploy()
         there = self._containers()
         self._require(there)
-        for name in self.topology.nodes:
-            self._set_up(there[name])
+        try:
+            for name in self.topology.nodes:
+                self._set_up(there[name])
+        except CommandError:
+            self._require(self._containers())  # a node may have exited in between
+            raise
         digests = {name: self.topology.node_digest(name) for name in self.topology.nodes}
         self.cell.node.put(json.dumps(digests).encode(), DIGESTS)
 
