@@ -1,7 +1,7 @@
 # These targets set everything up, on Debian 12 with only make and git:
 #   make demo    create labs, check every claim, remove the labs
 #   make test    lint, types, unit tests, live tests
-#   make test-all  these in their long form, clusters and virtual machines
+#   make test-all  every test in its long form, clusters and virtual machines, too
 SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
@@ -23,7 +23,7 @@ LONG = $(if $(TESTBED_LONG),env TESTBED_LONG=1)
 # Build what labs with these roles need; this takes long, once.
 made = for role in $(1); do $(SUDO) $(BIN)/testbed doctor --role $$role --fix --quick || exit; done
 
-.PHONY: help demo demo-k8s test test-all lint unit web live crash soak fuzz mutants mutants-all test-vm test-k8s conformance sabotage bench bench-vm bench-k8s docs docs-serve dist publish \
+.PHONY: help demo demo-k8s test test-all lint unit web live thorough crash soak fuzz mutants mutants-all test-vm test-k8s conformance sabotage bench bench-vm bench-k8s docs docs-serve dist publish \
   pictures lock \
   setup clean
 
@@ -40,7 +40,7 @@ demo-k8s: setup  ## the same for the claims about Kubernetes; report.html
 test: lint unit web live  ## all tests without clusters and virtual machines, in ten minutes
 
 test-all: export TESTBED_LONG := 1
-test-all: docs test test-k8s test-vm  ## everything, in its long form (root)
+test-all: docs test thorough test-k8s test-vm  ## everything, in its long form (root)
 
 lint: $(VENV)/ready  ## style, format, types, layers
 	$(BIN)/ruff check .
@@ -59,8 +59,12 @@ web: $(VENV)/ready $(MERMAID)  ## the HTML report in a real browser
 
 live: setup $(TOOLS)/ready  ## tests on real labs (root)
 	$(SUDO) $(BIN)/testbed doctor --provider containerlab --fix --quick
-	$(SUDO) $(LONG) $(PYTEST) $(LIVE) -m "not whole_machine" tests/live tests/crash
+	$(SUDO) $(LONG) $(PYTEST) $(LIVE) -m "not whole_machine and not thorough" tests/live tests/crash
 	$(SUDO) $(LONG) $(PYTEST) -m whole_machine tests/crash
+
+thorough: setup $(TOOLS)/ready  ## the tests on real labs that `make test` has no time for (root)
+	$(SUDO) $(BIN)/testbed doctor --provider containerlab --fix --quick
+	$(SUDO) $(LONG) $(PYTEST) $(LIVE) -m thorough tests/live tests/crash
 
 crash: setup  ## kill, starve and race testbed at every point: the long form (root)
 	$(SUDO) $(BIN)/testbed doctor --provider containerlab --fix --quick

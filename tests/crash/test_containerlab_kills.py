@@ -41,6 +41,7 @@ def test_up_is_killed_at_every_step(bed: Bed, watch: Watch, count: Count) -> Non
         count.add(name)
 
 
+@pytest.mark.thorough
 @pytest.mark.seconds(15)
 def test_up_and_down_are_killed_in_the_middle(bed: Bed, watch: Watch, count: Count) -> None:
     """While the engine starts, containerlab deploys, or containers end."""

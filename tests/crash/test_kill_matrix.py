@@ -60,6 +60,7 @@ def matrix() -> list[tuple[int, signal.Signals]]:
     return [(point, signal.SIGKILL) for point in points] + soft
 
 
+@pytest.mark.thorough
 @pytest.mark.seconds(20)
 def test_down_after_up_was_ended_at_every_boundary(bed: Bed, watch: Watch, count: Count) -> None:
     names = boundaries(TOPOLOGY)
@@ -103,6 +104,7 @@ def duration(bed: Bed, *argv: str) -> float:
     return time.monotonic() - began
 
 
+@pytest.mark.thorough
 @pytest.mark.seconds(12)
 def test_up_ended_at_random_instants(bed: Bed, watch: Watch, count: Count) -> None:
     chance = dice("up")
@@ -126,6 +128,7 @@ def test_up_ended_at_random_instants(bed: Bed, watch: Watch, count: Count) -> No
         count.add(f"{at:.3f} s of {whole:.3f} s, {signal.Signals(signum).name}")
 
 
+@pytest.mark.thorough
 @pytest.mark.seconds(12)
 def test_down_ended_at_random_instants(bed: Bed, watch: Watch, count: Count) -> None:
     chance = dice("down")

@@ -127,6 +127,7 @@ def pairs() -> list[tuple[str, ...]]:
     return [*one, *two] if LONG else [*one, ("init", "etcd")]
 
 
+@pytest.mark.thorough
 @pytest.mark.seconds(10)
 def test_each_and_each_pair(bed: Bed, watch: Watch, count: Count) -> None:
     bed.must("up", LAB, "-q")

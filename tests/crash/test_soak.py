@@ -11,6 +11,7 @@ from crash.soak import TELLING, TURN, Quantity, Soak, slope
 from testbed.machine_state import PART
 
 
+@pytest.mark.thorough
 @pytest.mark.seconds(15)
 def test_a_few_rounds(bed: Bed) -> None:
     rounds = TURN if LONG else 3

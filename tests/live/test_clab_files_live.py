@@ -427,6 +427,7 @@ def test_a_walk_through_a_row_of_nodes(folder: Path) -> None:
         assert "10.1.0.1 sent network unreachable" in why(last)
 
 
+@pytest.mark.thorough
 def test_routers_of_frr_find_their_neighbours(folder: Path, images: Callable[..., None]) -> None:
     file = module() / "lab-examples/frr01/frr01.clab.yml"
     images("quay.io/frrouting/frr:10.5.1", "wbitt/network-multitool:3.22.2")

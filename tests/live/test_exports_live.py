@@ -101,6 +101,7 @@ def test_ssh_refuses_a_machine_with_another_key(lab: Lab, tmp_path: Path) -> Non
         by_tool(folder, ["ssh", "-F", file, "plain", "true"])
 
 
+@pytest.mark.thorough
 @pytest.mark.seconds(10)
 def test_ssh_and_ansible_reach_containers(containers: Lab, tmp_path: Path) -> None:
     topology, lab = containers.topology(), containers
@@ -116,6 +117,7 @@ def test_ssh_and_ansible_reach_containers(containers: Lab, tmp_path: Path) -> No
     assert ansible_reaches(exported(tmp_path, lab.name, "ansible")) == {"box", "plain"}
 
 
+@pytest.mark.thorough
 @pytest.mark.seconds(20)
 def test_ansible_reaches_all_nodes(lab: Lab, tmp_path: Path) -> None:
     folder = exported(tmp_path, LAB, "ansible")

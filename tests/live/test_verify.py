@@ -133,6 +133,7 @@ def _parent(stat: Path) -> int:
         return 0
 
 
+@pytest.mark.thorough
 @pytest.mark.seconds(20)
 def test_ctrl_c_in_the_middle_writes_what_there_is_and_the_rest_can_be_run(tmp_path: Path) -> None:
     data, junit = tmp_path / "all.json", tmp_path / "all.xml"

@@ -26,9 +26,17 @@ from testbed.suites.prove import impatient
 
 #: Those of clusters are carried out beside the other tests of clusters.
 SHARES = shares([one for one in SABOTAGES if not one.lab.startswith(CLUSTERS)])
+#: One share shows in `make test` that sabotages work.
+FIRST = Share("docker-single", 1)
 #: Traffic that is slowed down keeps both processors busy, and a busy machine cannot measure it.
+SLOW = (pytest.mark.thorough, pytest.mark.long)
 EACH = [
-    pytest.param(share, one, id=one.name, marks=pytest.mark.long if one.slows else ())
+    pytest.param(
+        share,
+        one,
+        id=one.name,
+        marks=SLOW if one.slows else () if share == FIRST else pytest.mark.thorough,
+    )
     for share, some in SHARES.items()
     for one in some
 ]
@@ -48,6 +56,7 @@ def test_the_claims_flip(
         pytest.skip(f"the machine is too busy to measure: {', '.join(trial.having('unclear'))}")
 
 
+@pytest.mark.thorough
 @pytest.mark.long
 @pytest.mark.seconds(5)
 @pytest.mark.parametrize("share", SHARES, ids=str)
