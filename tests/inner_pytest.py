@@ -7,9 +7,13 @@ import gc
 import signal
 import sys
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
+from testbed import pytest_plugin
 from testbed.topology.load import load
+
+if TYPE_CHECKING:
+    import pytest
 
 HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -43,3 +47,19 @@ def kept_apart(*beginnings: str) -> Iterator[None]:
     for signum, handler in handlers.items():
         signal.signal(signum, handler)
     assert now == handlers, "the handlers of signals are put back"
+
+
+def plain_pytest(
+    pytester: pytest.Pytester, patch: pytest.MonkeyPatch, *argv: str, **env: str
+) -> pytest.RunResult:
+    """Run pytest with our plugin in the folder of ``pytester``, as a user does, in this process.
+
+    ``env`` are variables of this run and of all that follow in the test.
+    """
+    patch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # others' plugins take their time
+    patch.delenv("TESTBED_LAB", raising=False)
+    for name, value in env.items():
+        patch.setenv(name, value)
+    off = ("-p", "no:cacheprovider", "-p", "no:unraisableexception")
+    here = ("--rootdir", ".", "--confcutdir", ".")
+    return pytester.runpytest_inprocess("-q", *off, *here, *argv, plugins=[pytest_plugin])

@@ -24,6 +24,7 @@ from testbed.suites.model import Check, Results, Selection
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
+    from types import ModuleType
 
     from testbed.claims.model import Finding
     from testbed.labs.live import LiveLab
@@ -211,8 +212,6 @@ def run(
         "-c", os.devnull,  # ignores configuration in the working directory
         "-p", "no:terminal", "-p", "no:cacheprovider", "-p", "no:warnings",
         "-p", "no:unraisableexception",  # our own hook handles signals (testbed.signals)
-        "-p", "testinfra.plugin",  # its fixture `host` is a node of the lab
-        "-p", "testbed.pytest_plugin",
         "--continue-on-collection-errors",  # a broken file does not stop the others from running
     ]  # fmt: skip
     folders = [] if selection.paths else [*selection.catalogue.folders]
@@ -228,7 +227,7 @@ def run(
     results = collector.results
     try:
         with _own_environment(selection), _signals_interrupt(results):
-            status = pytest.main(arguments, plugins=[collector])
+            status = pytest.main(arguments, plugins=[collector, *_plugins()])
     except KeyboardInterrupt:  # while pytest starts or ends, and does not handle it
         status = pytest.ExitCode.INTERRUPTED
     if collector.broken_off is not None:
@@ -252,6 +251,13 @@ def run(
             or "remove -k, --claim and --document, or choose another lab",
         )
     return results
+
+
+def _plugins() -> list[ModuleType]:
+    """Return the plugins of a run; by name, pytest would look for them in all distributions."""
+    import testinfra.plugin
+
+    return [testinfra.plugin, pytest_plugin]  # testinfra's fixture `host` is a node of the lab
 
 
 def _paths(selection: Selection) -> Sequence[Path]:

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 import testinfra
 import testinfra.backend
+import testinfra.plugin
 
-from testbed import hosts, hostspec
+from testbed import hosts, hostspec, pytest_plugin
 from testbed.errors import NoSuchLab, NoSuchNode, NothingTested, UsageError
 from testbed.labs.state import Record, State
 from testbed.nodes.base import NodeSpec
@@ -186,11 +187,13 @@ def run(pytester: pytest.Pytester, state: Path, monkeypatch: pytest.MonkeyPatch)
         pytester.makepyfile(test_small=text)
         for name, value in env.items():
             monkeypatch.setenv(name, value)
-        named = ("testinfra.plugin", "testbed.pytest_plugin", "no:cacheprovider", COLLECTS)
+        ours = (testinfra.plugin, pytest_plugin)  # by name, all distributions would be read
         # Not from the root on: on the way are the folders of all other tests.
         options = ["-rA", "-c", os.devnull, "--rootdir", ".", "--confcutdir", "."]
-        options += [word for plugin in named for word in ("-p", plugin)]
-        done = pytester.runpytest_inprocess(*options, "test_small.py", *arguments, plugins=plugins)
+        options += ["-p", "no:cacheprovider", "-p", COLLECTS]
+        done = pytester.runpytest_inprocess(
+            *options, "test_small.py", *arguments, plugins=[*ours, *plugins]
+        )
         return Ran(int(done.ret), done.stdout.str() + done.stderr.str())
 
     return ran

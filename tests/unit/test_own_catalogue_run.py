@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import click
 import pytest
-from inner_pytest import FakeLab, kept_apart
+from inner_pytest import FakeLab, kept_apart, plain_pytest
 
 from testbed.claims.catalogue import Catalogue, combine
 from testbed.claims.load import load
@@ -31,6 +29,8 @@ from testbed.topology.load import load as load_topology
 
 if TYPE_CHECKING:
     from testbed.labs.live import LiveLab
+
+pytest_plugins = "pytester"
 
 DOCUMENT = """\
 title: Handbuch {name}
@@ -175,30 +175,28 @@ def test_the_title_of_the_page_is_the_catalogues() -> None:
 # -- pytest itself ------------------------------------------------------------------------
 
 
-def plain(*argv: str) -> subprocess.CompletedProcess[str]:
-    # Without other plugins, which take twice as long to load.
-    options = ["-p", "no:cacheprovider", "-p", "testbed.pytest_plugin"]
-    command = [sys.executable, "-m", "pytest", "-q", *options, *argv]
-    env = {
-        **os.environ,
-        "TESTBED_STATE": str(Path.cwd() / "state"),
-        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
-    }
-    return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+Plain = Callable[..., pytest.RunResult]
 
 
-def test_pytest_takes_a_catalogue_by_its_option_or_its_project() -> None:
+@pytest.fixture
+def plain(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Plain:
+    """pytest in a project; it sees the labs of the project's own folder alone."""
+    monkeypatch.setenv("TESTBED_STATE", str(pytester.path / "state"))
+    return partial(plain_pytest, pytester, monkeypatch)
+
+
+def test_pytest_takes_a_catalogue_by_its_option_or_its_project(plain: Plain) -> None:
     write("one")
     done = plain("one")
-    assert done.returncode == pytest.ExitCode.USAGE_ERROR
-    assert "one-claim" in done.stderr
-    assert "--testbed-catalogue" in done.stderr
-    assert "1 passed" in plain("one", "--testbed-catalogue", "one").stdout
+    assert done.ret == pytest.ExitCode.USAGE_ERROR
+    assert "one-claim" in done.stderr.str()
+    assert "--testbed-catalogue" in done.stderr.str()
+    assert "1 passed" in plain("one", "--testbed-catalogue", "one").stdout.str()
     Path("pyproject.toml").write_text('[tool.testbed]\ncatalogues = ["one"]\n')
-    assert "1 passed" in plain("one").stdout
+    assert "1 passed" in plain("one").stdout.str()
 
 
-def test_pytest_finds_the_folder_beside_the_lab_s_topology() -> None:
+def test_pytest_finds_the_folder_beside_the_lab_s_topology(plain: Plain) -> None:
     write("one").rename("claims")
     topology = Path("small.yaml").absolute()
     topology.write_text("name: small\nnodes: {node1: {}}\n")
@@ -206,11 +204,7 @@ def test_pytest_finds_the_folder_beside_the_lab_s_topology() -> None:
     record = Record("small", made.to_dict(), str(topology))
     State(Path.cwd() / "state").write(record)
     done = plain("claims")
-    assert done.returncode == pytest.ExitCode.USAGE_ERROR
-    assert "catalogue shipped" in done.stderr, "no lab is named"
-    os.environ["TESTBED_LAB"] = "small"
-    try:
-        done = plain("claims")
-    finally:
-        del os.environ["TESTBED_LAB"]
-    assert "1 passed" in done.stdout, done.stdout + done.stderr
+    assert done.ret == pytest.ExitCode.USAGE_ERROR
+    assert "catalogue shipped" in done.stderr.str(), "no lab is named"
+    done = plain("claims", TESTBED_LAB="small")
+    assert "1 passed" in done.stdout.str(), done.stdout.str() + done.stderr.str()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import signal
-import subprocess
 import sys
 import textwrap
 import weakref
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from catalogues import claims, selection, shipped
-from inner_pytest import HANDLED, FakeLab, kept_apart
+from inner_pytest import HANDLED, FakeLab, kept_apart, plain_pytest
 
 from testbed.claims.catalogue import Source
 from testbed.claims.model import Evidence, Finding, Measurement, Otherwise
@@ -28,6 +27,7 @@ from testbed.suites.model import Check, Results, Selection
 if TYPE_CHECKING:
     from testbed.labs.live import LiveLab
 
+pytest_plugins = "pytester"
 CONFIRMED = [c.id for c in claims().values() if c.expect == "confirmed" and c.document == "000"]
 ONE, TWO = CONFIRMED[:2]
 OTHER = next(c.id for c in claims().values() if c.document == "003" and c.expect == "confirmed")
@@ -713,13 +713,13 @@ def test_a_mark_that_means_nothing_is_refused(
     assert capfd.readouterr() == ("", ""), "said once, by whoever asked"
 
 
-def test_where_pytest_itself_is_run_it_says_so(suite: Suite) -> None:
-    path = suite(confirm("zzz", "it"))
-    options = ["-q", "-c", os.devnull, "--confcutdir", ".", "-p", "no:hypothesispytest"]
-    run_alone = [sys.executable, "-m", "pytest", *options, str(path)]
-    done = subprocess.run(run_alone, capture_output=True, text=True, check=False)
-    assert done.returncode == pytest.ExitCode.USAGE_ERROR
-    assert "test_it: no claim 'zzz' in catalogue shipped" in done.stderr
+def test_where_pytest_itself_is_run_it_says_so(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytester.makepyfile("import pytest\n" + confirm("zzz", "it"))
+    done = plain_pytest(pytester, monkeypatch)
+    assert done.ret == pytest.ExitCode.USAGE_ERROR
+    assert "test_it: no claim 'zzz' in catalogue shipped" in done.stderr.str()
 
 
 def test_an_expression_that_is_none_is_refused(three: Path) -> None:

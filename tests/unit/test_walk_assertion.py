@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
+from inner_pytest import plain_pytest
 from walks import across, dropped, masquerade
 
 from testbed import api
@@ -17,7 +15,7 @@ from testbed.walk import run
 from testbed.walk.assertion import explain
 from testbed.walk.request import Request, request_of
 
-TESTS = Path(__file__).parents[1]
+pytest_plugins = "pytester"
 
 
 def told(op: str, left: Any, right: Any) -> list[str]:
@@ -80,22 +78,19 @@ def test_a_walk_is_named_shortly() -> None:
     assert "LOST at node2, filter FORWARD: rule 1" in repr(dropped())
 
 
-def test_pytest_shows_it(tmp_path: Path) -> None:
-    (tmp_path / "test_it.py").write_text(
-        f"import sys; sys.path.append({str(TESTS)!r})\n"
+def test_pytest_shows_it(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytester.makepyfile(
         "from walks import across, dropped\n"
         "def test_path(): assert dropped().path == across().path\n"
         "def test_hop(): assert 'nat POSTROUTING' not in across().hops\n"
         "def test_end(): assert dropped().arrived\n"
     )
-    argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)]
-    done = subprocess.run(
-        argv, capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path
-    )
-    assert done.returncode == 1, done.stderr
-    assert "E     +   node2 LOST" in done.stdout
-    assert "E     > nat POSTROUTING" in done.stdout
-    assert "<Walk node1/container-1 → node2/container-2, icmp echo: LOST" in done.stdout
+    done = plain_pytest(pytester, monkeypatch)
+    said = done.stdout.str()
+    assert done.ret == pytest.ExitCode.TESTS_FAILED, said
+    assert "E     +   node2 LOST" in said
+    assert "E     > nat POSTROUTING" in said
+    assert "<Walk node1/container-1 → node2/container-2, icmp echo: LOST" in said
 
 
 # -- following packets in Python
