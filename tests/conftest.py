@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import itertools
 import os
 import signal
@@ -26,9 +27,10 @@ from testbed.settings import settings
 from testbed.testing.fakes import Bench
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Generator, Iterator, Mapping
 
     from testbed.nodes.base import Service
+    from testbed.topology import Topology
 
 ROOT_ONLY = ("live", "crash", "vm", "k8s")
 VM_ONLY = ("qemu-system-x86_64", "qemu-img", "mmdebstrap", "mke2fs")
@@ -196,6 +198,33 @@ def _shipped_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(choose, "load", lambda path: shipped() if path == FOLDER else load(path))
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _shipped_topologies_once() -> Iterator[None]:
+    """Build each shipped topology once: a thousand tests start with one of a dozen.
+
+    What has variables is built each time.  Topologies are frozen; that no test changes one in
+    spite of it is checked at the end.
+    """
+    module = importlib.import_module("testbed.topology.load")  # its function has the same name
+    build = module.load_text
+    kept: dict[tuple[str, str], tuple[Topology, str]] = {}
+    places = {str(path) for path in module.names().values()}
+
+    def load_text(text: str, source: str, variables: Mapping[str, str] | None = None) -> Topology:
+        if source not in places or variables or "$" in text:
+            return build(text, source, variables)  # type: ignore[no-any-return]
+        if (text, source) not in kept:
+            topology = build(text, source)
+            kept[text, source] = topology, repr(topology)
+        return kept[text, source][0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "load_text", load_text)
+        yield
+    changed = [source for (_, source), (topology, was) in kept.items() if repr(topology) != was]
+    assert changed == [], "a test changed a shipped topology"
 
 
 @pytest.fixture(scope="session", autouse=True)
