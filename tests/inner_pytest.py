@@ -34,11 +34,10 @@ def kept_apart(*beginnings: str) -> Iterator[None]:
 
     Modules whose names begin with ``test_``, ``conftest`` or one of ``beginnings`` are forgotten.
     """
-    gc.freeze()  # pytest collects garbage as it ends: that of the test alone is enough
+    gc.freeze()  # for pytest collects garbage as it ends; what is there by now stays
     modules, path = set(sys.modules), list(sys.path)
     handlers = {signum: signal.getsignal(signum) for signum in HANDLED}
     yield
-    gc.unfreeze()
     for name in set(sys.modules) - modules:
         if name.startswith(("test_", "conftest", *beginnings)):
             del sys.modules[name]

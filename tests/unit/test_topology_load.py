@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -361,6 +362,7 @@ def test_not_text(tmp_path: Path, data: bytes, place: tuple[int, int], word: str
     assert word in problem.seen
 
 
+LARGE = 3 if "TESTBED_LONG" in os.environ else 1
 BOMBS = {
     "billion laughs": "a: &a [x]\n"
     + "".join(f"{chr(98 + i)}: &{chr(98 + i)} [{f'*{chr(97 + i)}, ' * 9}]\n" for i in range(20)),
@@ -376,15 +378,16 @@ BOMBS = {
     "long float": "name: " + "9" * 500_000 + "." + "9" * 400_000,
     "colons": "name: 1" + ":1" * 400_000,
     "hyphens in a name": "name: " + "a-" * 400_000,
-    "dots in an image": f"{DOCKER}containers: {{c1: {{node: n1, image: {'a.' * 400_000}}}}}",
+    "dots in an image": DOCKER
+    + f"containers: {{c1: {{node: n1, image: {'a.' * 150_000 * LARGE}}}}}",
     "digits of a date": "name: 2024-01-01 " + " " * 900_000 + "x",
-    "many keys": "".join(f"k{i}: 1\n" for i in range(20_000)),
-    "many nodes": "nodes:\n" + "".join(f"  n{i}: {{}}\n" for i in range(15_000)),
+    "many keys": "".join(f"k{i}: 1\n" for i in range(7_000 * LARGE)),
+    "many nodes": "nodes:\n" + "".join(f"  n{i}: {{}}\n" for i in range(5_000 * LARGE)),
     "many networks": "name: t\nnodes: {a: {}}\nnetworks:\n"
-    + "".join(f"  n{i}: {{subnet: 10.0.0.0/8}}\n" for i in range(8_000)),
+    + "".join(f"  n{i}: {{subnet: 10.0.0.0/8}}\n" for i in range(3_000 * LARGE)),
     "many unknown nodes": DOCKER
     + "containers:\n"
-    + "".join(f"  c{i:04}: {{node: m{i}}}\n" for i in range(6_000)),
+    + "".join(f"  c{i:04}: {{node: m{i}}}\n" for i in range(2_000 * LARGE)),
     "large escapes": 'name: "\\UFFFFFFFF"\n',
     "directive": "%YAML 99999999999999999999.1\n---\nname: t\n",
     "tag directive": "%TAG ! tag:x,2000:\n---\n!x name: t\n",
