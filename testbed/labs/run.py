@@ -8,6 +8,7 @@ no new step starts, running steps are ended, and all failures are reported toget
 
 from __future__ import annotations
 
+import graphlib
 import math
 import os
 import queue
@@ -107,6 +108,9 @@ class _Run:
     work: queue.SimpleQueue[Step | None] = field(default_factory=queue.SimpleQueue)
     threads: list[threading.Thread] = field(default_factory=list)
     waiting: dict[str, Step] = field(default_factory=dict)
+    graph: graphlib.TopologicalSorter[str] = field(default_factory=graphlib.TopologicalSorter)
+    free: set[str] = field(default_factory=set)  #: those of ``waiting`` that need no other
+    places: dict[str, int] = field(default_factory=dict)  #: of the steps in the plan
     running: dict[str, float] = field(default_factory=dict)  #: and when each began
     finished: dict[str, Done] = field(default_factory=dict)
     left: dict[str, Done] = field(default_factory=dict)  #: for what was stopped by hand
@@ -119,6 +123,9 @@ class _Run:
         Raises Interrupted for a signal, TimeoutExpired at the deadline.
         """
         self.waiting = dict(self.plan.steps)
+        self.places = {name: place for place, name in enumerate(self.waiting)}
+        self.graph = graphlib.TopologicalSorter({s.name: s.needs for s in self.waiting.values()})
+        self.graph.prepare()
         self.start_ready()
         while self.running:
             left = self.deadline - time.monotonic()
@@ -136,6 +143,7 @@ class _Run:
             if done.error is None:
                 self.watch.step(done)
                 self.finished[done.step.name] = done
+                self.graph.done(done.step.name)
             elif isinstance(done.error, LeftAlone):
                 self.leave(replace(done, words=str(done.error), changed=False, error=None))
             elif not (self.failures and self.is_of_giving_up(done, done.error)):
@@ -171,6 +179,7 @@ class _Run:
             return
         for step in self.ready():
             del self.waiting[step.name]
+            self.free.remove(step.name)
             self.running[step.name] = time.monotonic()
             self.work.put(step)
             if len(self.threads) < min(self.workers, len(self.running)):
@@ -192,7 +201,8 @@ class _Run:
 
     def ready(self) -> list[Step]:
         """Return the steps to start now, those furthest along in the plan first."""
-        ready = [s for s in self.waiting.values() if all(n in self.finished for n in s.needs)]
+        self.free.update(self.graph.get_ready())
+        ready = [self.waiting[name] for name in sorted(self.free, key=self.places.__getitem__)]
         room = heavy_limit() - sum(self.plan.steps[name].heavy for name in self.running)
         light = [step for step in ready if not step.heavy]
         return light + [step for step in reversed(ready) if step.heavy][: max(0, room)]

@@ -7,7 +7,8 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
@@ -189,6 +190,28 @@ def test_those_furthest_along_come_first(monkeypatch: pytest.MonkeyPatch) -> Non
     ]
     carry_out(plan(*steps), NOTHING)
     assert began == ["c", "b", "a"]
+
+
+class _Needs(tuple[str, ...]):
+    """Names of steps, which counts how often somebody goes through them."""
+
+    __slots__ = ()
+    looks = 0
+
+    def __iter__(self) -> Iterator[str]:
+        type(self).looks += 1
+        return super().__iter__()
+
+
+def test_the_work_for_a_step_does_not_grow_with_the_plan() -> None:
+    looks = {}
+    for size in (50, 200):
+        steps = [step("first"), *(step(f"s{i}", ["first"], heavy=True) for i in range(size))]
+        made = plan(*(replace(one, needs=_Needs(one.needs)) for one in steps))
+        _Needs.looks = 0
+        assert len(carry_out(made, NOTHING)) == size + 1
+        looks[size] = _Needs.looks / size
+    assert looks[200] <= looks[50] * 1.1
 
 
 def test_no_more_threads_than_workers() -> None:
