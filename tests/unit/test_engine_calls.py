@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import http.server
 import json
+import socketserver
 import subprocess
 import sys
+import threading
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import docker.errors
 import pytest
@@ -21,6 +24,8 @@ from testbed.roles.docker.engine import ContainerState, Endpoint, Engine, load, 
 from testbed.topology import load_text
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from testbed.topology.containers import Container
 
 
@@ -461,3 +466,35 @@ def test_the_sdk_is_loaded_without_ssh_which_is_there_when_asked_for() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stderr == "asked for\n"
+
+
+class _Version(http.server.BaseHTTPRequestHandler):
+    """Answers each request as an engine tells its version."""
+
+    def do_GET(self) -> None:
+        body = b'{"ApiVersion": "1.41", "Version": "20.10.24"}'
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_no_request_looks_for_proxies_in_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def looked(*_: object, **__: object) -> None:
+        raise AssertionError("a socket of this machine has no proxy")
+
+    monkeypatch.setattr("requests.sessions.get_environ_proxies", looked)
+    place = str(tmp_path / "docker.sock")
+    server = socketserver.ThreadingUnixStreamServer(place, _Version)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
+    try:
+        with Engine(cast("Any", SimpleNamespace(name="node1", socket=lambda _: place))) as made:
+            assert made.version["Version"] == "20.10.24"
+    finally:
+        server.shutdown()
+        server.server_close()

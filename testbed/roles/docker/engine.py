@@ -130,6 +130,27 @@ def _ssh_adapter(*args: Any, **options: Any) -> Any:
     return importlib.import_module(SSH).SSHHTTPAdapter(*args, **options)
 
 
+@functools.cache
+def _client() -> type[APIClient]:
+    """Return the SDK's client for sockets of this machine.
+
+    The SDK's own reads all variables of the environment twice for each request, to find proxies.
+    That takes longer than the request itself.
+    """
+    load()
+    import docker
+
+    class Client(docker.APIClient):  # type: ignore[misc]  # the SDK has no types
+        def merge_environment_settings(
+            self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any
+        ) -> dict[str, Any]:
+            del url, verify, cert  # of TLS
+            stream = self.stream if stream is None else stream
+            return {"proxies": proxies, "stream": stream, "verify": self.verify, "cert": self.cert}
+
+    return Client
+
+
 class Engine:
     """A client of one node's daemon.
 
@@ -143,11 +164,8 @@ class Engine:
         self.api.timeout = limit
 
     def _connect(self, patience: float) -> APIClient:
-        load()
-        import docker
-
         base = f"unix://{self._node.socket(SOCKET)}"
-        return docker.APIClient(base_url=base, version="auto", timeout=patience)
+        return _client()(base_url=base, version="auto", timeout=patience)
 
     def close(self) -> None:
         self.api.close()
