@@ -157,7 +157,8 @@ class Freezer:
 
     hierarchy: Hierarchy
 
-    def _file(self, name: str, node: str) -> Path:
+    def file(self, name: str, node: str) -> Path:
+        """Return the file with a node's state."""
         file = "cgroup.freeze" if self.hierarchy.version == 2 else "freezer.state"
         return self.hierarchy.mount / TOP / name / node / file
 
@@ -167,7 +168,7 @@ class Freezer:
         Raises LabError after ``timeout`` seconds.
         """
         words = {2: ("0", "1"), 1: ("THAWED", "FROZEN")}[self.hierarchy.version]
-        path = self._file(name, node)
+        path = self.file(name, node)
         try:
             path.write_text(words[on])
             if not until(lambda: self._is_so(path) is on, timeout, pause=0.001):
@@ -189,15 +190,24 @@ class Freezer:
 
     def is_set(self, name: str, node: str) -> bool:
         """Tell whether a node is paused or being paused."""
-        try:
-            return self._file(name, node).read_text().strip() not in ("0", "THAWED")
-        except OSError:  # no such node, or none that could be stopped
-            return False
+        return is_paused(str(self.file(name, node)))
 
     def stopped(self, name: str) -> list[str]:
         """Return the paused nodes of a lab (see :func:`folder_name`)."""
         there = folders(self.hierarchy.mount / TOP / name)
         return sorted(node for node in there if self.is_set(name, node))
+
+
+def is_paused(file: str) -> bool:
+    """Tell whether a node is paused or being paused, from its :meth:`Freezer.file`.
+
+    Each request to a node asks, so this uses no Path, which takes three times as long.
+    """
+    try:
+        with open(file, encoding="ascii") as text:  # noqa: PTH123
+            return text.read().strip() not in ("0", "THAWED")
+    except OSError:  # no such node, or none that could be stopped
+        return False
 
 
 @functools.cache

@@ -121,10 +121,17 @@ class NetnsNode(Node):
 
     def _refuse_stopped(self) -> None:
         """Raise NoSuchNode for a paused node, whose pid 1 would not answer."""
-        freezer = cgroups.freezer()
-        folder = cgroups.folder_name(self.init.lab, Path(self.init.state))
-        if freezer is not None and freezer.is_set(folder, self.name):
+        if self._freezer_file and cgroups.is_paused(self._freezer_file):
             raise is_stopped(self.name, self.init.lab)
+
+    @functools.cached_property
+    def _freezer_file(self) -> str:
+        """The file that tells whether the node is paused; empty if no node can be."""
+        freezer = cgroups.freezer()
+        if freezer is None:
+            return ""
+        folder = cgroups.folder_name(self.init.lab, Path(self.init.state))
+        return str(freezer.file(folder, self.name))
 
     @functools.cached_property
     def image_env(self) -> Mapping[str, str] | None:
