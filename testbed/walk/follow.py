@@ -636,6 +636,12 @@ def _chain_hop(seen: Seen, visit: Visit) -> Hop:
                                   for event in visit.events):  # fmt: skip
         text = "a rule is no longer in the list: its text is not known"
         facts.append(Fact(text, "asked", "nft -a list ruleset"))
+    if any(
+        one.number and (one.family, one.table, one.chain) in seen.rules.unsure
+        for one in visit.events
+    ):
+        text = "the chain was changed meanwhile: the text may be that of another rule"
+        facts.append(Fact(text, "asked", "iptables-legacy-save"))
     family = seen.rules.rule(first).family
     base = Rule(family, first.table, first.chain, 0, "", "")
     if not rules or (rules[0].table, rules[0].chain) != (base.table, base.chain):

@@ -182,6 +182,7 @@ class Watch:
                 "events": eye.events,
                 "tracks": eye.tracks,
                 "logs": eye.logs,
+                "legacy": eye.legacy,
             }
         for machine, (running, posts) in self._there.items():
             result = running.wait(START)

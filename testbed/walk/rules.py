@@ -9,10 +9,10 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from testbed.walk.model import Rule
-from testbed.walk.watch import TABLE
+from testbed.walk.watch import SAVE, TABLE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from testbed.observe.trace import TraceEvent
 
@@ -55,11 +55,16 @@ class Chain:
 
 @dataclass(slots=True)
 class Ruleset:
-    """All chains of a namespace, those of nftables and those of iptables-legacy."""
+    """All chains of a namespace, those of nftables and those of iptables-legacy.
+
+    ``unsure`` are those of iptables-legacy that were changed while the request was on its way. Its
+    trace has a position, which may have been that of another rule.
+    """
 
     nft: dict[tuple[str, str, str], Chain] = field(default_factory=dict)
     legacy: dict[tuple[str, str, str], Chain] = field(default_factory=dict)
     has_nft: bool = False  #: the program nft is there
+    unsure: frozenset[tuple[str, str, str]] = frozenset()
 
     def chain(self, event: TraceEvent) -> Chain | None:
         """Return the chain of an event."""
@@ -112,8 +117,11 @@ def _statement(text: str) -> str:
     return found[1] if found else ""
 
 
-def parse(printed: str) -> Ruleset:
-    """Read what :data:`LIST` prints."""
+def parse(printed: str, before: Mapping[str, str] | None = None) -> Ruleset:
+    """Read what :data:`LIST` prints.
+
+    ``before`` are the rules of iptables-legacy before the request, by the program that lists them.
+    """
     nft, save4, save6, legacy4, legacy6, programs, *_ = [*printed.split(SEPARATOR), *[""] * 6]
     found = Ruleset(has_nft="nft" in programs)
     for chain in nft_chains(nft):
@@ -125,10 +133,26 @@ def parse(printed: str) -> Ruleset:
             # The same rules in the words of iptables, which it wrote.
             if known is not None and len(known.texts) == len(chain.texts):
                 known.texts = chain.texts
-    for family, text in (("ip", legacy4), ("ip6", legacy6)):
-        for chain in saved_chains(family, text):
-            found.legacy[family, chain.table, chain.name] = chain
+    found.legacy = _legacy(legacy4, legacy6)
+    if before:
+        texts = [before.get(program, "") for program in SAVE.values()]
+        listed = {family for family, text in zip(("ip", "ip6"), texts, strict=True) if text}
+        earlier = _legacy(*texts)
+        found.unsure = frozenset(
+            key
+            for key in earlier.keys() | found.legacy.keys()
+            if key[0] in listed and earlier.get(key) != found.legacy.get(key)
+        )
     return found
+
+
+def _legacy(*texts: str) -> dict[tuple[str, str, str], Chain]:
+    """Return the chains in what lists those of iptables-legacy, of IPv4 and of IPv6."""
+    return {
+        (family, chain.table, chain.name): chain
+        for family, text in zip(("ip", "ip6"), texts, strict=True)
+        for chain in saved_chains(family, text)
+    }
 
 
 def nft_chains(text: str) -> Iterator[Chain]:

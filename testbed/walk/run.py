@@ -128,7 +128,7 @@ class _Run:
             self.signature = self._signed()
         self.warnings += watched.warnings
         seen = {key: self._seen(watched, self.posts[key]) for key in watched.found}
-        self._read_rules(seen)
+        self._read_rules(seen, watched)
         legs = list(self._legs(seen, outcome))
         sent = datetime.fromtimestamp(outcome["sent"] / 1e9, UTC)
         started = sent.isoformat(timespec="microseconds").replace("+00:00", "Z")
@@ -202,13 +202,14 @@ class _Run:
             no_drops=watched.no_drops.get(clock, ""),
         )  # fmt: skip
 
-    def _read_rules(self, seen: dict[tuple[str, str], Seen]) -> None:
+    def _read_rules(self, seen: dict[tuple[str, str], Seen], watched: Watch) -> None:
         """Read the rules of the namespaces in which a packet met some."""
         wanted = [key for key, one in seen.items()
                   if any(not e.table.startswith(watch.TABLE) for e in one.events)]  # fmt: skip
 
         def read(key: tuple[str, str]) -> rules.Ruleset:
-            return rules.parse(run(self.lab, self.posts[key], ["sh", "-c", rules.LIST]))
+            printed = run(self.lab, self.posts[key], ["sh", "-c", rules.LIST])
+            return rules.parse(printed, watched.found[key]["legacy"])
 
         for key, found in zip(wanted, self._each(read, wanted), strict=True):
             seen[key] = replace(seen[key], rules=found)

@@ -46,6 +46,7 @@ HOOKS = {"prerouting": 0, "output": 3}  # NF_INET_*, NF_BR_*: the same numbers
 INGRESS = {"ingress": 0}  # NF_NETDEV_INGRESS
 LOGGER = "/proc/sys/net/netfilter/nf_log/{}"
 LOGGER_FAMILY = {2: "ip_tables_names", 10: "ip6_tables_names"}
+SAVE = {2: "iptables-legacy-save", 10: "ip6tables-legacy-save"}  # of each family
 LOGS_HERE = "nfnetlink_log"
 BRIDGED = "/proc/sys/net/bridge/bridge-nf-call-iptables"
 #: Puts a logger back as soon as its input ends, however the process that holds it has ended.
@@ -181,6 +182,7 @@ class Eye:
         self.events: list[bytes] = []
         self.tracks: list[bytes] = []
         self.logs: list[bytes] = []
+        self.legacy: dict[str, str] = {}  # the rules before the request, by the program that lists
         self._guards: list[tuple[int, int, str, int]] = []
         self._owners: list[socket.socket] = []
         self._trace: socket.socket | None = None
@@ -239,6 +241,7 @@ class Eye:
         families = [family for family, file in names if _lines(f"/proc/thread-self/net/{file}")]
         if not families:
             return
+        self.legacy = {SAVE[family]: _output(SAVE[family]) for family in families}
         self._log = self._take_log()
         for family in families:
             path = LOGGER.format(family)
@@ -336,6 +339,7 @@ class Eye:
             "events": [data.hex() for data in self.events],
             "tracks": [data.hex() for data in self.tracks],
             "logs": [data.hex() for data in self.logs],
+            "legacy": self.legacy,
         }
 
 
@@ -343,6 +347,27 @@ def _lines(path: str) -> list[str]:
     with contextlib.suppress(OSError), open(path) as file:  # noqa: PTH123
         return file.read().split()
     return []
+
+
+def _output(program: str) -> str:
+    """Return what a program prints; "" for one that is not there."""
+    ours, theirs = os.pipe()
+    actions = [
+        (os.POSIX_SPAWN_DUP2, theirs, 1),
+        (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0),
+    ]
+    try:
+        pid = os.posix_spawnp(program, [program], os.environ, file_actions=actions)
+    except OSError:
+        os.close(ours)
+        return ""
+    finally:
+        os.close(theirs)
+    with open(ours, "rb") as file:  # noqa: PTH123
+        text = file.read().decode(errors="replace")
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, 0)
+    return text
 
 
 def open_eyes(

@@ -27,11 +27,12 @@ from testbed.topology import Overrides, load
 from testbed.walk import drops, watch
 from testbed.walk.observer import posts
 from testbed.walk.request import Request
-from testbed.walk.run import walk
+from testbed.walk.run import _Run, walk
 
 if TYPE_CHECKING:
     from testbed.labs.lab import Lab
     from testbed.nodes.base import Node
+    from testbed.walk.model import Hop, Walk
 
 #: Three machines in a row, and beside them one with a published port.
 ROW = """
@@ -383,6 +384,35 @@ def test_a_lost_packet_has_its_place_and_its_cause(row: LiveLab, name: str) -> N
     if REPORTS and loss.reason is not None:
         assert [loss.reason in one for one in told] == ([True] if loss.reason else [])
     fine(walk(row, "a", whole, Request(), family=family))
+
+
+def test_rules_of_iptables_legacy_that_change_meanwhile_are_told(
+    row: LiveLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are known by their positions, which an insertion moves."""
+    b = row.node("b")
+    real = _Run._send
+
+    def send(run: _Run) -> dict[str, object]:
+        found = real(run)
+        b.run(["iptables-legacy", "-I", "FORWARD", "-s", "192.0.2.1", "-j", "DROP"])
+        return found
+
+    b.run(["iptables-legacy", "-A", "FORWARD", "-p", "icmp", "-j", "ACCEPT"])
+    try:
+        (whole,) = met(walk(row, "a", C, Request()))
+        monkeypatch.setattr(_Run, "_send", send)
+        (moved,) = met(walk(row, "a", C, Request()))
+    finally:
+        b.run(["iptables-legacy", "-F"])
+    assert [rule.text for rule in whole.rules if rule.position] == ["-A FORWARD -p icmp -j ACCEPT"]
+    assert "changed meanwhile" not in why(whole)
+    assert "changed meanwhile" in why(moved)
+
+
+def met(found: Walk) -> list[Hop]:
+    """The hops in the chain FORWARD."""
+    return [hop for hop in fine(found).hops if hop.label == "filter FORWARD"]
 
 
 TAKE = (

@@ -347,6 +347,20 @@ def test_a_trace_of_iptables_legacy_is_read_by_position() -> None:
     ]  # fmt: skip
 
 
+def test_a_changed_chain_of_iptables_legacy_has_an_uncertain_text() -> None:
+    packet = decode(ip("10.1.0.2", "192.0.2.9", echo()), 101)
+    shown = Logged(indev="docker0", outdev="eth0", packet=packet)
+    key = ("ip", "filter", "FORWARD")
+    chain = Chain(*key, "forward", policy="drop", texts=["-A FORWARD -j USER"])
+    events = [TraceEvent("filter", "FORWARD", "rule", number=1, seen=shown, family="ip")]
+    for unsure in (frozenset({key}), frozenset({("ip", "filter", "USER")})):
+        places = keyed(seen("node1", "", [link("docker0", 1)], [
+            (20, "docker0", IN, frame(A, B, ip("10.1.0.2", "192.0.2.9", echo()))),
+        ], events=events, rules=Ruleset(legacy={key: chain}, unsure=unsure)))  # fmt: skip
+        facts = made(trail("there", places, None, None), places)[-1].facts
+        assert any("changed meanwhile" in one.text for one in facts) is (key in unsure)
+
+
 def test_a_packet_that_is_sent_again_is_told_from_the_first() -> None:
     """IPv6 has no id of packets, and a dropped packet leaves no frame after the chain."""
     syn = ip("fd00::2", "fd01::3", tcp(seq=NUMBER), protocol=6)

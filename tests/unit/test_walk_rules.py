@@ -150,6 +150,18 @@ def test_a_rule_of_iptables_legacy_without_matches_is_no_policy() -> None:
     assert (rule.position, rule.text, rule.verdict) == (1, "-A USER -j DROP", "drop")
 
 
+def test_chains_of_iptables_legacy_that_were_changed_meanwhile_are_told() -> None:
+    """Counters and the time of the listing are no change."""
+    later = LEGACY.replace("[0:0]", "[7:84]").replace("-A USER", "-A USER -s 10.0.0.1/32")
+    given = printed(legacy=later)
+    assert parse(given, {"iptables-legacy-save": LEGACY}).unsure == {("ip", "filter", "USER")}
+    same = printed(legacy=LEGACY.replace("[0:0]", "[7:84]"))
+    assert parse(same, {"iptables-legacy-save": LEGACY}).unsure == frozenset()
+    gone = parse(printed(legacy=""), {"iptables-legacy-save": LEGACY})
+    assert ("ip", "filter", "USER") in gone.unsure
+    assert parse(given, {"iptables-legacy-save": ""}).unsure == frozenset()  # not listed before
+
+
 def test_a_policy_that_was_not_listed_is_not_guessed() -> None:
     rule = parse(printed()).rule(traced("filter", "FORWARD", number=3, kind="policy"))
     assert rule.verdict == "policy"
