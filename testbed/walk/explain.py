@@ -6,6 +6,7 @@ The answers are asked in two steps, so that each namespace runs one command:
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -173,7 +174,8 @@ def _state(words: Sequence[str]) -> str:
 def _route_fact(question: Question, text: str) -> Fact | None:
     if not text:
         return None
-    words = " ".join(text.split())
+    # Without who asked, and what is kept of the route.
+    words = re.sub(r"( uid \d+)?( \\ cache.*)?$", "", " ".join(text.split()))
     if "RTNETLINK answers: " in words:
         words = words.partition("RTNETLINK answers: ")[2]
     return Fact(words, "asked", question.text)
@@ -189,20 +191,25 @@ def has_arrived(hops: Sequence[Hop], addresses: Collection[str], *, answered: bo
     them, for its source; not one that was ``answered``.
     """
     at = next((index for index in reversed(range(len(hops))) if hops[index].kind == "device"), None)
-    if at is None or hops[at].point != "in" or hops[at].view is None or is_dropped(hops):
+    view = hops[at].view if at is not None else None
+    if at is None or view is None or hops[at].point != "in" or is_dropped(hops):
         return False
     routes = [one.text for hop in hops[at:] if hop.kind == "route" for one in hop.facts]
-    # A route may make more addresses local than devices have (ip-route(8), type local).
-    if any(text.startswith("local ") for text in routes):
-        return True
     if not answered and any(text.startswith(NO_ROUTE) for text in routes):
         return False
-    view = hops[at].view
-    if view is not None and view.inside is None:  # otherwise nothing has unwrapped it
+    if view.inside is None:  # otherwise nothing has unwrapped it, and routes are of what carries it
+        # A route may make more addresses local than devices have (ip-route(8), type local).
+        if any(text.startswith("local ") for text in routes):
+            return True
         view = next((hop.view for hop in reversed(hops[at:]) if hop.view), view)
-    while view is not None and view.inside is not None:
+    return innermost(view).dst in addresses
+
+
+def innermost(view: View) -> View:
+    """Return the headers of the request itself in what carries it."""
+    while view.inside is not None:
         view = view.inside
-    return view is not None and view.dst in addresses
+    return view
 
 
 def is_answered(outcome: str, errors: Collection[str], address: str) -> bool:
@@ -304,8 +311,8 @@ def lost(
     elif not found:
         if last is not None and hops[-1].kind in {"device", "route"}:
             found += _refused_at_ingress(last, about)
-        device = _route_device(hops)
-        found += _no_neighbour(hops, about) or _down(device, about)
+        device, neighbour = _way(hops, about)
+        found += _no_neighbour(device, neighbour, about) or _down(device, about)
         found += _queue(device, about)
     if "route" in about:  # no device has seen it
         question, text = about["route"]
@@ -483,32 +490,45 @@ def _refused_source(device: str, fact: Fact, about: About) -> list[Fact]:
     return [Fact(f"source or destination is not valid here: {fact.text}", "asked", fact.source)]
 
 
-def _no_neighbour(hops: Sequence[Hop], about: About) -> list[Fact]:
-    """Return that the next hop does not answer ARP or NDP."""
-    route = next((hop for hop in reversed(hops) if hop.kind == "route"), None)
-    question, text = about.get("neighbours", (None, ""))
-    if route is None or question is None or not route.facts:
-        return []
+def _way(hops: Sequence[Hop], about: About) -> tuple[str, str]:
+    """Return the device by which the last route leaves, and its next hop; "" if not known.
+
+    For a packet that no device has seen, this is the route that its sender has.
+    """
+    route = next((hop for hop in reversed(hops) if hop.kind == "route" and hop.facts), None)
+    text = route.facts[0].text if route is not None else about.get("route", (None, ""))[1]
     view = next((one.view for one in reversed(hops) if one.view), None)
-    wanted = next_hop(route, view)
-    device = _route_device(hops)
+    words = text.split()
+    if "dev" not in words[:-1]:
+        return "", ""
+    return words[words.index("dev") + 1], _gateway(words) or (view.dst if view else words[0])
+
+
+def _no_neighbour(device: str, neighbour: str, about: About) -> list[Fact]:
+    """Return that the next hop does not answer ARP or NDP."""
+    question, text = about.get("neighbours", (None, ""))
     for line in text.splitlines():
         words = line.split()
-        if words[:1] != [wanted] or (device and words[1:3] != ["dev", device]):
+        if question is None or words[:3] != [neighbour, "dev", device]:
             continue  # another device may have an entry for the same address
         if _state(words) in {"FAILED", "INCOMPLETE"}:
             found = [Fact(f"no neighbour: {' '.join(words)}", "asked", question.text)]
-            return [*_down(words[words.index("dev") + 1], about), *found]
+            return [*_down(device, about), *found]
     return []
 
 
 def next_hop(route: Hop | None, view: View | None) -> str:
     """Return the address of the next hop: the gateway of a route, or the destination."""
     words = route.facts[0].text.split() if route is not None and route.facts else []
+    return _gateway(words) or (view.dst if view else "")
+
+
+def _gateway(words: Sequence[str]) -> str:
+    """Return the gateway of a route; "" without one."""
     for word in ("via", "inet6"):  # of IPv4: "via inet6 fe80::1"
         if word in words and words[words.index(word) + 1] != "inet6":
             return words[words.index(word) + 1]
-    return view.dst if view else ""
+    return ""
 
 
 def _down(device: str, about: About) -> list[Fact]:
@@ -547,13 +567,6 @@ def _on_the_link(last: Hop, about: About, link: Link | None) -> list[Fact]:
     return [*_down(device, about), Fact(text, "inferred"), *_queue(device, about)]
 
 
-def _route_device(hops: Sequence[Hop]) -> str:
-    """Return the device that the last route leaves by; "" if none is known."""
-    route = next((hop for hop in reversed(hops) if hop.kind == "route"), None)
-    words = route.facts[0].text.split() if route is not None and route.facts else []
-    return words[words.index("dev") + 1] if "dev" in words[:-1] else ""
-
-
 def _queue(device: str, about: About) -> list[Fact]:
     """Return the queue of a device if it loses packets by intention (tc-netem(8))."""
     question, text = about.get("queue", (None, ""))
@@ -579,6 +592,8 @@ def loss_questions(hops: Sequence[Hop], seen: Seen, address: str) -> list[Questi
     ip = ("ip", *version, "-o")
     asked.append(Question(seen.place, "neighbours", ("ip", *version, "neigh", "show")))
     if last is None or view is None:
+        if not address:
+            return asked
         return [*asked, Question(seen.place, "route", (*ip, "route", "get", address))]
     if last.point == "out":
         return asked

@@ -92,6 +92,7 @@ class _Run:
             Request(self.target.protocol, self.target.port) if self.target.protocol else Request()
         )
         self._reached: tuple[str, str] | None = None
+        self._asker = ""  # the address that the answer goes to, as it arrived
         self.signature = self._signed()
         self.posts = {post.key: post for post in posts(lab, self.inventory)}
         if self.source.place not in self.posts:
@@ -260,6 +261,7 @@ class _Run:
         )
         if arrived and last is not None:
             self._reached = last.place
+            self._asker = explain.innermost(last.view).src
         elif answered and not explain.is_dropped(hops):
             text = "the answer came back, and the rest of this way cannot be seen"
             spot = hops[-1].spot if hops else Spot(*(origin or ("", "")))
@@ -270,7 +272,8 @@ class _Run:
             spot = Spot(self.source.machine, self.source.space)
             hops.insert(0, Hop("process", spot, "", 0.0, facts=(first,)))
         if not arrived:
-            wanted = self.target.address if direction == "there" else outcome["source"]
+            back = self._asker or outcome["source"]
+            wanted = self.target.address if direction == "there" else back
             place = seen.get(last.place if last is not None else origin or ("", ""))
             extra = explain.loss_questions(hops, place, wanted) if place is not None else []
             errors = self._errors(seen, outcome) if direction == "there" else []

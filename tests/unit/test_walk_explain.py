@@ -145,6 +145,11 @@ def test_answers_belong_to_their_questions() -> None:
     ([OUT], {"links": "3: eth1@if4: <BROADCAST,UP> mtu 1500"}, "eth1 is down"),
     ([OUT], {"links": "3: eth1@if4: <BROADCAST,UP,LOWER_UP> mtu 1500"}, "did not receive it"),
     ([], {"route": "RTNETLINK answers: Network is unreachable"}, "Network is unreachable"),
+    ([], {"route": "10.2.0.3 via 10.0.0.1 dev eth0 src 10.0.0.2 uid 0 \\    cache",
+          "neighbours": "10.0.0.1 dev eth0 INCOMPLETE"}, "no neighbour: 10.0.0.1 dev eth0"),
+    ([], {"route": "10.0.0.3 dev eth0 src 10.0.0.2 uid 0 \\    cache",
+          "neighbours": "10.0.0.3 dev eth0 FAILED",
+          "links": "3: eth0@if4: <NO-CARRIER,BROADCAST,UP> mtu 1500"}, "eth0 is down"),
 ])  # fmt: skip
 def test_why_a_packet_was_lost(hops: list[Hop], answered: dict[str, str], word: str) -> None:
     assert word in reasons(hops, answered)
@@ -194,6 +199,7 @@ def route_of(text: str) -> Hop:
     ([TO_ME, ONWARD, route_of("172.17.0.0/16 dev docker0")], False),  # a new destination
     ([TO_ME, route_of("Invalid cross-device link")], False),  # rp_filter
     ([TUNNELLED], False),  # nothing has unwrapped it
+    ([TUNNELLED, route_of("local 10.1.0.1 dev eth0")], False),  # what carries it has arrived
     ([OUT], False),
     ([], False),
 ])  # fmt: skip
@@ -226,6 +232,7 @@ def test_questions_about_a_loss_are_those_of_the_last_place() -> None:
     about = {one.about for one in loss_questions([IN, ROUTE], place, "10.2.0.3")}
     assert {"settings", "match", "reverse", "ingress", "neighbours"} <= about
     assert "settings" not in {one.about for one in loss_questions([OUT], place, "10.2.0.3")}
+    assert "route" not in {one.about for one in loss_questions([], place, "")}
     nothing = loss_questions([], place, "fd00::3")
     assert ("ip", "-6", "-o", "route", "get", "fd00::3") in [one.argv for one in nothing]
 
