@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
+from catalogues import claims, selection
+from inner_pytest import kept_apart
 
-from catalogues import claims
-
-# In a process of its own: it is pytest that is run, and this is in pytest already.
-RUN = """
-import json
-from testbed.claims.choose import choose
-from testbed.suites.runner import Selection, run
-results = run(None, Selection(catalogue=choose(["shipped"])))
-assert not results.broken, results.broken
-print(json.dumps({f.claim: [f.verdict, f.problem, len(f.evidence)] for f in results.findings}))
-"""
+from testbed.suites.runner import run
 
 
 def test_what_needs_no_lab_is_decided_without_one() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", RUN], capture_output=True, text=True, timeout=120, check=True
-    )
-    found = json.loads(done.stdout)
+    with kept_apart():
+        results = run(None, selection())
+    assert not results.broken
+    found = {finding.claim: finding for finding in results.findings}
     wanted = {c.id: c for c in claims().values() if c.is_testable and "none" in c.needs}
     assert {claim.kind for claim in wanted.values()} >= {"arith"}
     assert found.keys() == wanted.keys()
-    for name, (verdict, problem, evidence) in found.items():
-        assert not problem, name
-        assert verdict == wanted[name].expect, name
-        assert evidence, name
+    for name, finding in found.items():
+        assert not finding.problem, name
+        assert finding.verdict == wanted[name].expect, name
+        assert finding.evidence, name
 
 
 def test_nothing_is_needed_besides_no_lab() -> None:

@@ -32,9 +32,11 @@ if TYPE_CHECKING:
     from testbed.testing.fakes import Bench
 
 LAB = "two-node"
+#: All commands that have a help, or in the short form one of ours and one that a plugin brings.
+HELPFUL = [*COMMANDS, *brought()] if "TESTBED_LONG" in os.environ else ["up", "kubectl"]
 #: Command lines that end by themselves and need no root.
 PLAIN = [
-    *([name, "--help"] for name in [*COMMANDS, *brought()]),
+    *([name, "--help"] for name in HELPFUL),
     ["--help"], ["--version"], ["no-such-command"], ["claims", "show", "no-such-claim"],
     ["topologies"], ["topologies", "--json"], ["topologies", LAB],
     ["plan", LAB], ["claims"], ["claims", "--json"], ["schema"], ["completion", "bash"],

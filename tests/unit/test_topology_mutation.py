@@ -13,7 +13,7 @@ from testbed.topology import Topology, load, load_data, load_text, names, source
 from testbed.topology.tree import Problems
 
 #: Changes to each file: the same ones each time, and more of them in the long form.
-TIMES = 1000 if "TESTBED_LONG" in os.environ else 60
+TIMES = 1000 if "TESTBED_LONG" in os.environ else 30
 #: Bytes and words that matter to YAML, or to an address, more often than chance would have them.
 SPICE = [
     b"\t", b"\n", b"\0", b"\xff", b"\xc3", b"\xef\xbb\xbf", b": ", b"- ", b"? ", b"&a ", b"*a ",

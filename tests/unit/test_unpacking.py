@@ -172,6 +172,7 @@ def wheel(folder: Path, name: str) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+@pytest.mark.long  # pip takes a second each time
 def test_a_wheel_is_trusted_by_its_sum_and_stays_in_its_folder(
     job: Job, outside: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
