@@ -64,6 +64,19 @@ def write(path: Path | str, data: str | bytes, *, private: bool = False) -> None
     _write(Path(path), lambda: iter((octets,)), len(octets), private=private)
 
 
+def append(path: Path, data: str | bytes) -> None:
+    """Write ``data`` to the end of a file, like :func:`write` and with the same errors.
+
+    A regular file has all of it or nothing, also if the writer is killed.
+    """
+    before = b""
+    if would_replace(path):
+        with _told(path):
+            before = path.read_bytes()
+    octets = data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data
+    write(path, before + octets)
+
+
 def keep(path: Path, data: str) -> None:
     """Write a private file of this tool and replace whatever has its name.
 

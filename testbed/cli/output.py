@@ -50,6 +50,10 @@ OPTIONS = (
         help="Write the report as one HTML page; - is standard output.",
     ),
     click.option(
+        "--markdown", type=click.Path(path_type=Path, allow_dash=True), metavar="FILE",
+        help="Append a summary in Markdown, such as to $GITHUB_STEP_SUMMARY; - is standard output.",
+    ),
+    click.option(
         "--lang", default="en", metavar="LANGUAGE", shell_complete=complete_languages,
         help="The report's language: en, zh, or one that the claims are translated to.",
     ),
@@ -75,6 +79,7 @@ class Output:
         json_file: Path | None,
         junit: Path | None,
         html: Path | None,
+        markdown: Path | None,
         lang: str,
         evidence: bool,
         quiet: bool,
@@ -83,7 +88,7 @@ class Output:
         from testbed.claims.catalogue import Catalogue
 
         self._catalogue = catalogue or Catalogue()
-        self._files = {"json": json_file, "junit": junit, "html": html}
+        self._files = {"json": json_file, "junit": junit, "html": html, "markdown": markdown}
         self.lang = lang
         self.evidence = evidence
         self.quiet = quiet
@@ -155,10 +160,12 @@ class Output:
             "json": lambda: json.dumps(value, indent=1, ensure_ascii=False) + "\n",
             "junit": lambda: _junit(run),
             "html": lambda: _html(value, self.lang),
+            "markdown": lambda: _markdown(value),
         }
         for option, path in self._wanted().items():
             try:
-                places.write(path, forms[option]())
+                put = places.append if option == "markdown" else places.write
+                put(path, forms[option]())
             except (OutputError, ReaderGone) as error:
                 self._lost = error
             except Interrupted:
@@ -199,6 +206,12 @@ def _html(value: dict[str, Any], lang: str) -> str:
     from testbed.report.html import render
 
     return render(value, lang=lang)
+
+
+def _markdown(value: dict[str, Any]) -> str:
+    from testbed.report.markdown import render
+
+    return render(value)
 
 
 def _complain(error: TestbedError) -> None:

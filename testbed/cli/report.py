@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from testbed import files
 from testbed.errors import UsageError
 
 
@@ -15,8 +16,12 @@ from testbed.errors import UsageError
     "run", type=click.Path(path_type=Path, exists=True, dir_okay=False, allow_dash=True)
 )
 @click.option(
-    "--html", type=click.Path(path_type=Path, allow_dash=True), required=True, metavar="FILE",
+    "--html", type=click.Path(path_type=Path, allow_dash=True), metavar="FILE",
     help="Write the report here; - is standard output.",
+)  # fmt: skip
+@click.option(
+    "--markdown", type=click.Path(path_type=Path, allow_dash=True), metavar="FILE",
+    help="Append a summary in Markdown, such as to $GITHUB_STEP_SUMMARY; - is standard output.",
 )  # fmt: skip
 @click.option(
     "--lang",
@@ -24,15 +29,16 @@ from testbed.errors import UsageError
     metavar="LANGUAGE",
     help="The report's language: en, zh, or one that the claims are translated to.",
 )
-def command(run: Path, html: Path, lang: str) -> int:
-    """Write the HTML report of a run.
+def command(run: Path, html: Path | None, markdown: Path | None, lang: str) -> int:
+    """Write the HTML report of a run, or its summary.
 
     RUN is the output file of `testbed verify --json`; - is standard input. The
     report is a single HTML file without external resources.
     """
-    from testbed import files
-    from testbed.report.html import render
-
+    if html is None and markdown is None:
+        raise click.UsageError("name a file: --html FILE or --markdown FILE")
+    if html and markdown and files.leads_to_stdout(html) and files.leads_to_stdout(markdown):
+        raise click.UsageError("--html and --markdown both name standard output")
     try:
         with click.open_file(str(run), encoding="utf-8") as file:
             data = json.load(file)
@@ -46,5 +52,12 @@ def command(run: Path, html: Path, lang: str) -> int:
         raise UsageError(
             str(error.strerror), where=str(run), hint="check its permissions"
         ) from None
-    files.write(html, render(data, lang=lang))
+    if html:
+        from testbed.report.html import render
+
+        files.write(html, render(data, lang=lang))
+    if markdown:
+        from testbed.report import markdown as summary
+
+        files.append(markdown, summary.render(data))
     return 0

@@ -79,6 +79,7 @@ def command(
     junit: Path | None,
     json_file: Path | None,
     html: Path | None,
+    markdown: Path | None,
     lang: str,
     everything: bool,
     labs: tuple[str, ...],
@@ -139,8 +140,8 @@ def command(
     catalogue = choose(catalogues, source=common.file_of(one) if one else "")
     selection = Selection(expression, claims, documents, paths, catalogue=catalogue)
     output = Output(
-        json_file=json_file, junit=junit, html=html, lang=lang, evidence=evidence, quiet=quiet,
-        catalogue=catalogue,
+        json_file=json_file, junit=junit, html=html, markdown=markdown, lang=lang,
+        evidence=evidence, quiet=quiet, catalogue=catalogue,
     )  # fmt: skip
     output.refuse()
     if rerun_failed:

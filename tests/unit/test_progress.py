@@ -148,7 +148,9 @@ def test_a_terminal_shows_what_apt_says(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def labs(clock: Clock, *, quiet: bool) -> None:
-    output = Output(json_file=None, junit=None, html=None, lang="en", evidence=False, quiet=quiet)
+    output = Output(
+        json_file=None, junit=None, html=None, markdown=None, lang="en", evidence=False, quiet=quiet
+    )
     with verify._Progress(output, Catalogue(), clock) as progress:
         watching = progress.watching()
         watching.began("one")

@@ -128,7 +128,7 @@ def everywhere(monkeypatch: pytest.MonkeyPatch) -> Everything:
 # -- wrong use -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("option", ["--json", "--junit", "--html"])
+@pytest.mark.parametrize("option", ["--json", "--junit", "--html", "--markdown"])
 def test_a_file_that_cannot_be_written_is_told_before_anything_is_run(
     option: str, testbed: Testbed, everywhere: Everything, tmp_path: Path
 ) -> None:
@@ -284,7 +284,7 @@ def test_data_alone_on_standard_output(testbed: Testbed, everywhere: Everything)
     assert said.err == ""
 
 
-@pytest.mark.parametrize("option", ["--json", "--junit", "--html"])
+@pytest.mark.parametrize("option", ["--json", "--junit", "--html", "--markdown"])
 def test_each_form_can_go_to_standard_output(
     option: str, testbed: Testbed, everywhere: Everything
 ) -> None:
@@ -293,14 +293,14 @@ def test_each_form_can_go_to_standard_output(
         said = testbed("--all", option, place, "--claim", ONE)
         assert (said.status, said.err) == (0, "")
         written[place] = said.out
-    assert written["-"][:1] in {"{", "<"}
-    assert written["-"].rstrip()[-1:] in {"}", ">"}
+    assert written["-"][:1] in {"{", "<", "#"}
+    assert written["-"].rstrip()[-1:] in {"}", ">", "|"}
     assert len(written["-"]) == len(written["/dev/stdout"])
     said = testbed("--all", option, "-", "--json" if option != "--json" else "--html", "-")
     assert (said.status, said.out) == (2, "")
 
 
-@pytest.mark.parametrize("bad", ["--json", "--junit", "--html"])
+@pytest.mark.parametrize("bad", ["--json", "--junit", "--html", "--markdown"])
 def test_a_file_that_fails_keeps_nothing_from_the_others(
     bad: str, testbed: Testbed, everywhere: Everything, tmp_path: Path
 ) -> None:
@@ -313,7 +313,7 @@ def test_a_file_that_fails_keeps_nothing_from_the_others(
         patch.setattr(Output, "refuse", lambda _: None)
         argv = [
             word
-            for option in ("--json", "--junit", "--html")
+            for option in ("--json", "--junit", "--html", "--markdown")
             for word in (option, str(full if option == bad else tmp_path / option))
         ]
         said = testbed("--all", "--claim", ONE, "--claim", TWO, *argv)
@@ -321,7 +321,7 @@ def test_a_file_that_fails_keeps_nothing_from_the_others(
     assert said.status == 3
     assert str(full) in said.err
     assert "2 claims checked" in said.out
-    others = {"--json", "--junit", "--html"} - {bad}
+    others = {"--json", "--junit", "--html", "--markdown"} - {bad}
     assert {path.name for path in tmp_path.glob("--*")} == others
     assert all((tmp_path / other).stat().st_size for other in others)
 
@@ -599,7 +599,13 @@ def test_a_terminal_has_a_line_that_changes_and_a_file_has_only_what_ended(
         monkeypatch.setattr(sys, "stdout", out)
         monkeypatch.setenv("TERM", "xterm")
         output = Output(
-            json_file=None, junit=None, html=None, lang="en", evidence=False, quiet=False
+            json_file=None,
+            junit=None,
+            html=None,
+            markdown=None,
+            lang="en",
+            evidence=False,
+            quiet=False,
         )
         before = threading.enumerate()
         with verify._Progress(output, shipped()) as progress:
@@ -620,7 +626,9 @@ def test_a_terminal_has_a_line_that_changes_and_a_file_has_only_what_ended(
 
 
 def test_no_line_changes_where_nobody_looks(capsys: pytest.CaptureFixture[str]) -> None:
-    output = Output(json_file=None, junit=None, html=None, lang="en", evidence=False, quiet=True)
+    output = Output(
+        json_file=None, junit=None, html=None, markdown=None, lang="en", evidence=False, quiet=True
+    )
     with verify._Progress(output, shipped()) as progress:
         Everything()(None, SOME, progress.watching())
     assert capsys.readouterr() == ("", "")

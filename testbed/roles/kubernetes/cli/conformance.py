@@ -46,6 +46,7 @@ def command(
     junit: Path | None,
     json_file: Path | None,
     html: Path | None,
+    markdown: Path | None,
     lang: str,
     quiet: bool,
 ) -> int:
@@ -65,8 +66,9 @@ def command(
     from testbed.suites.model import LabRun, Run, Selection
 
     output = Output(
-        json_file=json_file, junit=junit, html=html, lang=lang, evidence=False, quiet=quiet
-    )
+        json_file=json_file, junit=junit, html=html, markdown=markdown, lang=lang,
+        evidence=False, quiet=quiet,
+    )  # fmt: skip
     output.refuse()
     settings = common.make_settings()
     lab = common.lab_meant(settings, lab_name)
