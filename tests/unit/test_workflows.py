@@ -1,14 +1,23 @@
-"""The workflows: what they run exists, what they use is pinned, and no job has rights to spare."""
+"""Jobs of CI services: what they run exists, what they use is pinned, no job has rights to spare.
+
+They are those of this repository, its action, and those that examples and docs/ci.md show.
+"""
 
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
 
+import click
+import jobs
 import pytest
-import yaml
+from jobs import ACTION, EXPRESSION, Script, read
+
+from testbed.cli import cli
 
 pytestmark = pytest.mark.source
 
@@ -16,18 +25,12 @@ ROOT = Path(__file__).parents[2]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 TARGETS = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
 #: A commit of an action, and the version that it is; dependabot keeps both.
-PINNED = re.compile(r"uses: [\w./-]+@[0-9a-f]{40}  # v\d+\.\d+\.\d+$")
+PINNED = re.compile(r"uses: ([\w./-]+@[0-9a-f]{40}  # v\d+\.\d+\.\d+|\./)$")
 WRITING = {
     ("docs.yml", "publish"): {"pages", "id-token"},
     ("release.yml", "build"): {"attestations", "id-token"},
     ("release.yml", "publish"): {"id-token"},
 }
-
-
-def read(path: Path) -> dict[str, Any]:
-    # YAML 1.1 reads the key `on` as true.
-    found: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return found
 
 
 def shell(path: Path) -> list[str]:
@@ -45,7 +48,7 @@ def made(script: str) -> set[str]:
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
 def test_each_target_that_a_workflow_makes_exists(path: Path) -> None:
     targets = {target for script in shell(path) for target in made(script)}
-    assert targets
+    assert targets or path.name == "action.yml"
     assert targets <= TARGETS
 
 
@@ -54,7 +57,7 @@ def test_each_target_that_the_ci_script_makes_exists() -> None:
     assert {"setup", "test"} <= targets <= TARGETS
 
 
-@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [*WORKFLOWS, ACTION], ids=lambda path: path.name)
 def test_actions_are_pinned_by_commit(path: Path) -> None:
     uses = [line for line in path.read_text("utf-8").splitlines() if "uses:" in line]
     assert [line for line in uses if not PINNED.search(line)] == []
@@ -91,3 +94,151 @@ def test_a_release_that_is_tried_is_the_one_that_is_published() -> None:
     assert jobs["try"]["needs"] == "build"
     assert jobs["publish"]["needs"] == "try"
     assert "ref_type == 'tag'" in jobs["publish"]["if"]
+
+
+# -- every shell part, here and on pages --------------------------------------------------
+
+SCRIPTS = jobs.scripts()
+WHOLE = {**jobs.workflows(), "action.yml": read(ACTION)}
+STEP = {"id", "name", "if", "uses", "with", "run", "shell", "env", "working-directory"}
+JOB = {
+    "name", "runs-on", "timeout-minutes", "container", "strategy", "steps", "needs", "if",
+    "permissions", "environment", "env",
+}  # fmt: skip
+#: Contexts of an expression that GitHub fills from the event, the matrix or the job.
+CONTEXTS = ("github", "matrix", "hashFiles", "env", "runner")
+
+
+def named(script: Script) -> str:
+    return f"{script.place}: {script.text.split()[0]}"
+
+
+def test_all_of_them_are_looked_at() -> None:
+    places = {script.place for script in SCRIPTS}
+    assert {"action.yml", "docs/ci.md", "docs/ci.md, Jenkins", "docs/ci.md, GitLab"} <= places
+    assert {path.name for path in WORKFLOWS} <= {Path(place).name for place in places} | {
+        "action.yml"
+    }
+    assert len(SCRIPTS) > 25
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=named)
+def test_a_shell_part_has_no_mistake_of_syntax(script: Script) -> None:
+    shell = shutil.which(script.shell)
+    assert shell
+    done = subprocess.run(
+        [shell, "-n"], input=script.text, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=named)
+def test_each_command_and_option_of_testbed_exists(script: Script) -> None:
+    for words in jobs.commands(script.text):
+        known(words)
+
+
+def known(words: list[str]) -> None:
+    """Fail if a command line of testbed has a command or an option that does not exist."""
+    command: click.Command = cli
+    context = click.Context(cli)
+    for word in words:
+        if word.startswith("-") and word != "-":
+            options = {name for one in command.get_params(context) for name in one.opts}
+            assert word.partition("=")[0] in options, words
+        elif isinstance(command, click.Group):
+            found = command.get_command(context, word)
+            assert found is not None, words
+            command = found
+
+
+@pytest.mark.parametrize("line", ["testbed verfy x", "testbed up x --nmae y", "testbed --all"])
+def test_a_wrong_command_would_be_found(line: str) -> None:
+    (words,) = jobs.commands(line)
+    with pytest.raises(AssertionError):
+        known(words)
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=named)
+def test_no_value_of_an_event_is_pasted_into_a_script(script: Script) -> None:
+    """It would be run as a command: such values come through the environment."""
+    assert not EXPRESSION.search(script.text)
+
+
+@pytest.mark.parametrize("place", WHOLE)
+def test_a_step_has_the_form_that_github_wants(place: str) -> None:
+    whole = WHOLE[place]
+    composite = "runs" in whole
+    for job in [] if composite else whole["jobs"].values():
+        assert set(job) <= JOB
+        assert set(job.get("needs", "").split()) <= set(whole["jobs"])
+    for step in jobs.steps(whole):
+        assert set(step) <= STEP
+        assert ("run" in step) != ("uses" in step)
+        assert ("with" in step) <= ("uses" in step)
+        assert not composite or ("shell" in step) == ("run" in step)
+
+
+@pytest.mark.parametrize("place", WHOLE)
+def test_an_expression_names_something_that_exists(place: str) -> None:
+    whole = WHOLE[place]
+    seen: set[str] = set()
+    for step in jobs.steps(whole):
+        conditions = re.findall(r"steps\.[\w.-]+|inputs\.[\w-]+", str(step.get("if", "")))
+        for words in [*EXPRESSION.findall(str(step)), *conditions]:
+            defined(words, whole, seen)
+        if "id" in step:
+            outputs = re.findall(r'echo "([\w-]+)=', step.get("run", ""))
+            seen |= {f"steps.{step['id']}.outputs.{name}" for name in outputs}
+    for output in whole.get("outputs", {}).values():
+        (words,) = EXPRESSION.findall(output["value"])
+        defined(words, whole, seen)
+
+
+def defined(words: str, whole: dict[str, Any], seen: set[str]) -> None:
+    first, _, rest = words.partition(".")
+    if first == "inputs":
+        assert rest in whole["inputs"], words
+    elif first == "steps":
+        assert words in seen, words
+    else:
+        assert words.startswith(CONTEXTS), words
+
+
+def test_each_input_of_the_action_is_used_and_on_the_page() -> None:
+    action = read(ACTION)
+    used = set(re.findall(r"inputs\.([\w-]+)", ACTION.read_text(encoding="utf-8")))
+    assert used == set(action["inputs"])
+    page = (ROOT / "docs" / "ci.md").read_text(encoding="utf-8")
+    table = page.partition("| input |")[2].partition("\n\n")[0]
+    assert set(
+        re.findall(r"`([a-z-]+)`", table.replace("`qemu`", "").replace("`kubernetes`", ""))
+    ) == (set(action["inputs"]))
+
+
+@pytest.mark.parametrize("place", WHOLE)
+def test_an_action_is_given_inputs_that_it_has(place: str) -> None:
+    known_inputs = set(read(ACTION)["inputs"])
+    needed = {name for name, one in read(ACTION)["inputs"].items() if one.get("required")}
+    for step in jobs.steps(WHOLE[place]):
+        if step.get("uses", "") == "./" or "/testbed@" in step.get("uses", ""):
+            assert needed <= set(step["with"]) <= known_inputs
+
+
+def test_a_lab_is_removed_and_results_are_kept_also_after_a_failure() -> None:
+    *_, down, kept = jobs.steps(read(ACTION))
+    assert "down" in down["run"]
+    assert "upload-artifact@" in kept["uses"]
+    assert down["if"].startswith("always()")
+    assert kept["if"].startswith("always()")
+
+
+@pytest.mark.parametrize("place", jobs.gitlab())
+def test_a_job_of_gitlab_has_the_form_that_gitlab_wants(place: str) -> None:
+    for job in jobs.gitlab()[place].values():
+        assert set(job) <= {
+            "image", "timeout", "variables", "cache", "before_script", "script", "after_script",
+            "artifacts",
+        }  # fmt: skip
+        assert set(job["cache"]) == {"key", "paths"}
+        assert set(job["artifacts"]) <= {"when", "paths", "reports"}
