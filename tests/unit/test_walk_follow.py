@@ -449,6 +449,27 @@ def test_traces_of_both_kinds_are_placed_on_all_of_the_way() -> None:
     ]  # fmt: skip
 
 
+def test_the_error_that_a_rule_sends_does_not_hide_the_rule() -> None:
+    """Its own events come first, between those of two chains; they cut off what it cites."""
+    packet = ip("10.1.0.2", "192.0.2.9", echo())
+    error = ip("10.1.0.1", "10.1.0.2", bytes([3, 3, 0, 0, 0, 0, 0, 0]) + packet, ident=77)
+    mangle = Chain("ip", "mangle", "FORWARD", "forward", "filter", "mangle", "accept")
+    forward = Chain("ip", "filter", "FORWARD", "forward", "filter", "filter", "accept", [6],
+                    ["-A FORWARD -j REJECT"])  # fmt: skip
+    events = [
+        event("mangle", "FORWARD", 0, "accept", packet, 1, "docker0", "eth0"),
+        event("filter", "OUTPUT", 0, "accept", error[:40], 2, "", "docker0"),
+        event("filter", "FORWARD", 6, "drop", packet, 1, "docker0", "eth0"),
+    ]
+    rules = Ruleset({("ip", one.table, one.name): one for one in (mangle, forward)})
+    places = keyed(seen("node1", "", [link("docker0", 1), link("eth0", 2)], [
+        (20, "docker0", IN, frame(A, B, packet)),
+    ], events=events, rules=rules))  # fmt: skip
+    found = made(trail("there", places, None, None), places)
+    assert [hop.label for hop in found][-2:] == ["mangle FORWARD", "filter FORWARD"]
+    assert found[-1].rules[-1].verdict == "REJECT"
+
+
 def test_an_error_about_a_packet_of_ipv6_is_not_the_packet() -> None:
     """Both are of ICMPv6, and neither has an id."""
     packet = ip("fd00::2", "fd01::3", echo(128), protocol=58)
