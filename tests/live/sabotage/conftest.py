@@ -16,14 +16,18 @@ if TYPE_CHECKING:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One share after the other: first its sabotages, then the check that its lab is whole."""
+    """One share after the other: walks, sabotages of claims, the check that its lab is whole.
+
+    Sabotages that ruin the lab are among those of claims.
+    """
     shares: dict[Share, int] = {}
 
-    def order(item: pytest.Item) -> tuple[int, bool]:
+    def order(item: pytest.Item) -> tuple[int, bool, bool]:
         share: Share = item.callspec.params["share"]  # type: ignore[attr-defined]
         whole = "sabotage" not in item.callspec.params  # type: ignore[attr-defined]
         item.add_marker(pytest.mark.xdist_group(f"sabotage {share}"))
-        return shares.setdefault(share, len(shares)), whole
+        walks = item.originalname == "test_a_walk_names_what_ended_it"  # type: ignore[attr-defined]
+        return shares.setdefault(share, len(shares)), whole, not walks
 
     here = [item for item in items if item.path.parent == Path(__file__).parent]
     ordered = iter(sorted(here, key=order))

@@ -11,6 +11,7 @@ import pytest
 
 from sabotage.every import SABOTAGES
 from sabotage.gather import TRIAL
+from sabotage.means import forget
 from sabotage.table import write_trial
 from sabotage.trials import (
     CLUSTERS,
@@ -22,6 +23,8 @@ from sabotage.trials import (
     shares,
     try_out,
 )
+from sabotage.walks import ENDS, WALKS, is_named, lost, told, walked
+from testbed.polling import until
 from testbed.suites.prove import impatient
 
 #: Those of clusters are carried out beside the other tests of clusters.
@@ -54,6 +57,41 @@ def test_the_claims_flip(
     assert trial.wrong == {}, f"{sabotage.what} These claims did not flip"
     if trial.having("unclear"):
         pytest.skip(f"the machine is too busy to measure: {', '.join(trial.having('unclear'))}")
+
+
+WALKED = [
+    pytest.param(
+        share,
+        one,
+        id=one.name,
+        marks=SLOW if one.name not in ENDS else () if share == FIRST else pytest.mark.thorough,
+    )
+    for share, some in SHARES.items()
+    for one in some
+    if walked(one)
+]
+
+
+@pytest.mark.parametrize(("share", "sabotage"), WALKED)
+def test_a_walk_names_what_ended_it(share: Share, sabotage: Sabotage, labs: Labs) -> None:
+    """Of a sabotage that breaks no walk there is nothing to name."""
+    del share
+    lab = labs.get(sabotage.lab)
+    wanted = ENDS.get(sabotage.name)
+    walks = [(wanted.source, wanted.target, wanted.request)] if wanted else WALKS[sabotage.lab]
+    with dropped_when_not_whole(labs, ruins=False):
+        for one in walks:
+            assert until(lambda one=one: not lost(lab, *one), 120)  # type: ignore[misc]
+        with sabotage.make(lab):
+            forget(lab)
+            ends = [leg.hops[-1] for one in walks for leg in lost(lab, *one)]
+        forget(lab)
+    if wanted:
+        (end,) = ends
+        assert (str(end.spot).partition(":")[0], wanted.words in told(end)) == (
+            wanted.place, True,
+        ), told(end)  # fmt: skip
+    assert [told(one) for one in ends if not is_named(one)] == []
 
 
 @pytest.mark.thorough
