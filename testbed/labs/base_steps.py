@@ -272,22 +272,6 @@ def is_joined(node: Node) -> bool:
     return is_connected(node)
 
 
-def _is_anothers(topology: Topology, me: str, peer: str) -> bool:
-    """Tell whether a peer's address belongs to another, nearer machine.
-
-    That is a machine on one of the node's own networks. Separate networks may have the same subnet.
-    """
-    address = topology.address_for(me, peer)
-    near = [
-        port.network
-        for port in topology.nodes[me].ports
-        if any(address in one.network for one in port.interfaces)
-    ]
-    theirs = topology.nodes[peer]
-    ports = [port for name in near for port in theirs.on(name)]
-    return bool(near) and all(address not in port.addresses for port in ports)
-
-
 def hosts(topology: Topology, me: str) -> str:
     """Return the text of /etc/hosts: the node itself and all others.
 
@@ -296,14 +280,7 @@ def hosts(topology: Topology, me: str) -> str:
     """
     lines = ["127.0.0.1 localhost", "::1 ip6-localhost ip6-loopback"]
     mine = topology.nodes[me]
-    alone = bool(mine.addresses6) and not mine.addresses  # with IPv6 alone
     if not mine.addresses:
         lines.append(f"127.0.1.1 {me}")
-    lines += [
-        f"{topology.address_for(me, node.name)} {node.name}"
-        for node in topology.nodes.values()
-        if node.addresses and not alone and not _is_anothers(topology, me, node.name)
-    ]
-    six = {name: topology.address6_for(me, name) for name in topology.nodes}
-    lines += [f"{address} {name}" for name, address in six.items() if address is not None]
+    lines += topology.names_for(me)
     return "\n".join(lines) + "\n"

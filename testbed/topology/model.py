@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
@@ -521,6 +521,9 @@ class Topology(Block):
     )
     source: str = field(default="", compare=False)
     _underlay: dict[str, str] = field(default_factory=dict, init=False, compare=False, repr=False)
+    _names: dict[Hashable, tuple[str, ...]] = field(
+        default_factory=dict, init=False, compare=False, repr=False
+    )
     file: str = field(default="", compare=False)
     variables: Mapping[str, str] = field(default_factory=dict, compare=False)
 
@@ -677,6 +680,33 @@ class Topology(Block):
                 if (address := other.address_on(network)) is not None:
                     return address
         return self.address(peer)
+
+    def names_for(self, node: str) -> tuple[str, ...]:
+        """Return the lines of a node's hosts(5) for all nodes, itself among them: ``10.0.0.2 n2``.
+
+        Addresses are those of :meth:`address_for` and :meth:`address6_for`. Raises the same errors.
+        """
+        # Nodes on the same subnets have the same lines: each node's own would take the square of
+        # the number of nodes.
+        mine = self.nodes[node]
+        place = (
+            tuple((port.network, _subnets(port), bool(port.interfaces6)) for port in mine.ports),
+            self.gateway6_of(node) is None,
+        )
+        if place not in self._names:
+            self._names[place] = tuple(self._lines_for(mine))
+        return self._names[place]
+
+    def _lines_for(self, mine: Node) -> Iterator[str]:
+        alone = bool(mine.addresses6) and not mine.addresses  # with IPv6 alone
+        for peer in self.nodes.values() if not alone else ():
+            if peer.addresses:
+                address = self.address_for(mine.name, peer.name)
+                if not _is_anothers(address, mine, peer):
+                    yield f"{address} {peer.name}"
+        for name in self.nodes:
+            if (six := self.address6_for(mine.name, name)) is not None:
+                yield f"{six} {name}"
 
     def gateway_of(self, node: str) -> IPv4Address | None:
         """Return a node's default gateway: the first one on its networks.
@@ -903,6 +933,21 @@ def _underlay(interface: Underlay, members: Iterable[Node]) -> dict[str, str]:
         given = given if node.address_on(given) else ""
         found[node.name] = given or next(iter([*shared, _first(node)]))
     return found
+
+
+def _subnets(port: Port) -> tuple[IPv4Network, ...]:
+    return tuple(one.network for one in port.interfaces)
+
+
+def _is_anothers(address: IPv4Address, me: Node, peer: Node) -> bool:
+    """Tell whether a peer's address belongs to another, nearer machine.
+
+    That is a machine on one of the node's own networks. Separate networks may have the same subnet.
+    """
+    ports = (port for port in me.ports if any(address in subnet for subnet in _subnets(port)))
+    near = [port.network for port in ports]
+    theirs = [port for name in near for port in peer.on(name)]
+    return bool(near) and all(address not in port.addresses for port in theirs)
 
 
 def _first(node: Node) -> str:

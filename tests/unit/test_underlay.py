@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from testbed.labs.base_steps import hosts
@@ -9,6 +11,9 @@ from testbed.roles.etcd import endpoint
 from testbed.roles.flannel.daemon import reservations
 from testbed.roles.kubernetes import config
 from testbed.topology import Overrides, Topology, load, load_data, load_text, vary
+
+if TYPE_CHECKING:
+    from ipaddress import IPv4Address
 
 #: As Vagrant makes them: each machine behind a NAT of its own, all of them on one LAN.
 NATS = """
@@ -173,3 +178,24 @@ def test_a_cluster_uses_the_network_that_its_nodes_share() -> None:
                .replace("nat2: 10.0.3.15", "nat1: 10.0.2.16, nat2: 10.0.3.15")
                .replace("n2: nat2", "n2: nat1"))  # fmt: skip
     assert config.server(other) == "https://10.0.2.15:6443"
+
+
+def test_the_names_for_alike_nodes_are_collected_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    original = Topology.address_for
+
+    def address_for(self: Topology, node: str, peer: str) -> IPv4Address:
+        asked.append((node, peer))
+        return original(self, node, peer)
+
+    monkeypatch.setattr(Topology, "address_for", address_for)
+    nodes = "".join(f"  n{i}: {{networks: {{a: 10.0.0.{i + 1}}}}}\n" for i in range(20))
+    other = "  b1: {networks: {b: 10.0.1.1}}\n"
+    networks = "networks: {a: {subnet: 10.0.0.0/24}, b: {subnet: 10.0.1.0/24}}\n"
+    topology = of(f"name: many\n{networks}nodes:\n{nodes}{other}")
+    texts = {name: hosts(topology, name) for name in topology.nodes}
+    assert len(asked) == 2 * 21  # by a node of each network, for all
+    assert len(set(texts.values())) == 1  # separate networks, but no address is on both
+    assert texts["n3"].splitlines()[2:] == [f"10.0.0.{i + 1} n{i}" for i in range(20)] + [
+        "10.0.1.1 b1"
+    ]
