@@ -1,16 +1,21 @@
 """Times ``testbed`` against a floor, in pairs within one run, and prints the ratios.
 
     bench/bench.py [--rounds N] [--nodes 2,10,30] [--growth 2,10,30,100] [--idle 2,100]
-                   [--containerlab N] [--json FILE]
+                   [--plain 100,250] [--containerlab N] [--json FILE]
 
 The floor (``floor.sh``) starts the same daemons with a bare shell script.
 Rounds alternate, so a machine that is busy for a while slows both; what counts
 is the ratio, not the seconds.
 
 Growth is measured in processor time, of all that runs in the lab and of testbed
-itself: other programs hardly change it, where seconds depend on them.  An idle
-lab is measured for as long as the interval at which its flannelds look at their
-rules, so that each has looked once.
+itself: other programs hardly change it, where seconds depend on them.  A line
+through the labs of ten nodes or more gives the price of one more node; that of
+the largest lab against the line through the others tells whether growth is
+linear.  An idle lab is measured for as long as the interval at which its
+flannelds look at their rules, so that each has looked once.
+
+Plain nodes have a network and no software.  They are started with the limit of
+open files that a login has.
 
 A lab of containerlab's own file is timed against ``containerlab deploy`` and ``destroy`` of this
 file in the lab's cell, which runs then; two-node of containerlab against namespace nodes.
@@ -20,6 +25,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import ipaddress
 import json
 import os
 import resource
@@ -46,6 +52,8 @@ TESTBED = [sys.executable, "-m", "testbed"]
 CGROUP = "testbed-floor"
 WANTED = {2: 1.2, 10: 1.0, 30: 0.75}
 UP_WANTED = {100: 45.0}  # seconds, on two quiet cores
+PLAIN_WANTED = {250: 8.0}  # seconds, on two quiet cores
+FILES = 1024  # soft limit of open files of a login
 IDLE_WANTED = {2: 0.01, 100: 0.1}  # cores
 GRAPH_WANTED = {2: 0.5, 30: 1.0}  # seconds of `testbed graph`, on two quiet cores
 WALK_WANTED = {2: 1.0, 30: 3.0}  # seconds of a walk there and back
@@ -71,6 +79,7 @@ def main() -> int:
     parser.add_argument("--nodes", default="2,10,30")
     parser.add_argument("--growth", default="2,10,30,100", help="none: an empty string")
     parser.add_argument("--idle", default="2,100", help="of those of --growth")
+    parser.add_argument("--plain", default="100,250", help="none: an empty string")
     parser.add_argument("--containerlab", type=int, metavar="N", help="rounds; default: --rounds")
     parser.add_argument("--backend", default="vxlan", choices=["udp", "vxlan", "host-gw"])
     parser.add_argument("--json", type=Path)
@@ -90,12 +99,16 @@ def main() -> int:
         times = options.rounds if options.containerlab is None else options.containerlab
         if times:
             found["containerlab"] = show_containerlab(containerlab(store, Path(folder), times))
-        base = 0.0
+        base, used = 0.0, {}
         for nodes in numbers(options.growth):
             grown = growth(nodes, options.backend, idle=nodes in numbers(options.idle))
             base = grown["processor a node"] if nodes <= GROWTH_FROM else base
+            used[nodes] = grown["processor a node"] * nodes
             found[f"growth, {nodes} nodes"] = grown
             show_growth(nodes, grown, base)
+        show_line({nodes: seconds for nodes, seconds in used.items() if nodes >= GROWTH_FROM})
+        for nodes in numbers(options.plain):
+            found[f"{nodes} plain nodes"] = plain(Path(folder), nodes)
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n")
     return 0
@@ -163,6 +176,47 @@ def show_growth(nodes: int, grown: dict[str, float], base: float) -> None:
     if "idle" in grown:
         wanted = f" (at most {IDLE_WANTED[nodes]})" if nodes in IDLE_WANTED else ""
         print(f"{nodes} nodes: idle at {grown['idle']:.4f} core{wanted}")
+
+
+def show_line(used: dict[int, float]) -> None:
+    """Print the line through the processor seconds of labs, by their nodes, and how they fit."""
+    if len(used) < 3:  # two points are always on a line
+        return
+    per_node, fixed = statistics.linear_regression(list(used), list(used.values()))
+    off = {nodes: seconds / (fixed + per_node * nodes) - 1 for nodes, seconds in used.items()}
+    words = ", ".join(f"{nodes} nodes {100 * by:+.0f} %" for nodes, by in off.items())
+    print(f"line: {fixed:.1f} s and {per_node:.2f} s of processor time a node; off it: {words}")
+    *smaller, largest = sorted(used)
+    if len(smaller) > 1:
+        slope, start = statistics.linear_regression(smaller, [used[one] for one in smaller])
+        ratio = used[largest] / (start + slope * largest)
+        print(f"{largest} nodes: {ratio:.2f} times the line through the smaller labs")
+
+
+def plain(folder: Path, nodes: int) -> dict[str, float]:
+    """Create and remove a lab of nodes without software, at a login's limit of open files."""
+    lab = f"bench-plain-{nodes}"
+    subnet = ipaddress.IPv4Network("10.64.0.0/16")
+    lines = [f"  n{i}: {{networks: {{lan: {subnet[i]}}}}}" for i in range(1, nodes + 1)]
+    file = folder / f"{lab}.yaml"
+    head = [f"name: {lab}", f"networks: {{lan: {{subnet: {subnet}}}}}", "nodes:"]
+    file.write_text("\n".join([*head, *lines]) + "\n")
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (FILES, limits[1]))
+    try:
+        up = timed([*TESTBED, "up", str(file), "-q"])
+        used = processor(lab)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        down = timed([*TESTBED, "down", lab])
+    limit = (
+        f" (at most {PLAIN_WANTED[nodes]:.0f} on two quiet cores)" if nodes in PLAIN_WANTED else ""
+    )
+    print(
+        f"{nodes} plain nodes: up {up:.2f} s{limit}, {used:.2f} s of processor time of theirs, "
+        f"down {down:.2f} s"
+    )
+    return {"up": up, "lab processor": used, "down": down}
 
 
 def starts() -> dict[str, float]:
