@@ -291,7 +291,7 @@ def test_containerlabs_words_have_lines(words: str, found: list[tuple[int, str]]
 
 
 PROGRAM = """\
-#!{python}
+#!{python} -IS
 import http.client, os, pathlib, socket, sys
 class Unix(http.client.HTTPConnection):
     def connect(self):

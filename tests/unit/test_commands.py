@@ -599,13 +599,13 @@ def test_main_exits(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
     assert "did you mean" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("argv", [["topologies", "--json"], ["--help"], ["plan", "--help"]])
-def test_a_reader_that_goes_is_no_failure(argv: list[str]) -> None:
+def test_a_reader_that_goes_is_no_failure() -> None:
+    """A process of its own, to its very end; test_streams has other commands, in copies."""
     ours, its = os.pipe()
     os.close(ours)
     with os.fdopen(its, "w") as out:
         done = subprocess.run(
-            [sys.executable, "-m", "testbed", *argv],
+            [sys.executable, "-m", "testbed", "plan", "--help"],
             stdout=out, stderr=subprocess.PIPE, check=False,
         )  # fmt: skip
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
