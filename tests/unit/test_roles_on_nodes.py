@@ -140,15 +140,19 @@ def test_flanneld(bench: Bench, started: list[tuple[str, Service]]) -> None:
     assert words(outcome, "flannel config") == "2 subnets reserved"
 
 
-@pytest.mark.parametrize("shares", [True, False])
-def test_modules_are_loaded_into_a_kernel_of_ones_own(
-    monkeypatch: pytest.MonkeyPatch, shares: bool
+@pytest.mark.parametrize(
+    ("machine", "has_system"), [(True, True), (True, False), (False, False)],
+    ids=["virtual machine", "Pod", "namespace"],
+)  # fmt: skip
+def test_modules_are_loaded_by_a_system_of_ones_own(
+    monkeypatch: pytest.MonkeyPatch, machine: bool, has_system: bool
 ) -> None:
-    be_a_machine(monkeypatch, not shares)
+    be_a_machine(monkeypatch, machine)
+    monkeypatch.setattr(FakeNode, "has_system", has_system)
     provider = FakeProvider()
     node = provider.create_one("lab", spec("node1"))
     flanneld.load_modules(node)
-    wanted = [] if shares else [("modprobe", "--all", "br_netfilter", "vxlan", "tun")]
+    wanted = [("modprobe", "--all", "br_netfilter", "vxlan", "tun")] if has_system else []
     assert provider.asked("run") == wanted
 
 

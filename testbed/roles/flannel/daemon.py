@@ -59,8 +59,11 @@ def flannel_step(node: str) -> str:
 
 
 def load_modules(machine: Machine) -> None:
-    """Load flanneld's kernel modules if the node has its own kernel."""
-    if not machine.shares_kernel:
+    """Load flanneld's kernel modules if the node has its own operating system.
+
+    Others, such as Pods, run on the kernel of a machine that is not theirs to change.
+    """
+    if machine.has_system:
         machine.run(["modprobe", "--all", *MODULES])
 
 
