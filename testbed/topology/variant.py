@@ -15,6 +15,7 @@ from testbed import registry
 from testbed.errors import UsageError
 from testbed.topology.build import build
 from testbed.topology.declare import role_of
+from testbed.topology.keys import DEFAULT_PROVIDER
 from testbed.topology.source import from_data
 from testbed.topology.tree import Problems, nearest, quote
 
@@ -166,3 +167,8 @@ def _set_provider(data: dict[str, Any], topology: Topology, provider: str) -> No
             hint="change the nodes in a copy of the file",
         )
     data["provider"] = provider
+    if registry.fabric_kind(registry.PROVIDERS[provider]) != DEFAULT_PROVIDER:
+        for node in data["nodes"].values():
+            # A plain node, such as a gateway, could not be connected to the others.
+            if node.get("provider") == DEFAULT_PROVIDER:
+                del node["provider"]

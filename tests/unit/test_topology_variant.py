@@ -82,7 +82,16 @@ def test_a_provider_that_cannot_share_the_lab(monkeypatch: pytest.MonkeyPatch) -
         load("two-node-mixed", Overrides(provider="elsewhere"))
 
 
-@pytest.mark.parametrize("name", ["kubernetes", "elsewhere"])
+def test_a_plain_node_has_the_provider_that_the_others_can_be_connected_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    declare_elsewhere(monkeypatch)
+    variant = load("two-node", Overrides(provider="elsewhere"))
+    assert variant.providers == ("elsewhere",)
+    assert load("two-node", Overrides(provider="qemu")).provider_of("outside") == "netns"
+
+
+@pytest.mark.parametrize("name", ["docker", "elsewhere"])
 def test_a_provider_that_nothing_declares(name: str) -> None:
     with pytest.raises(UsageError):
         load("two-node", Overrides(provider=name))
