@@ -28,6 +28,7 @@ from testbed.registry import PROVIDERS
 
 if TYPE_CHECKING:
     from testbed.artifacts import Store
+    from testbed.nodes.base import Provider
 
 TEMPORARY = ("testbed-doctor-", "testbed-cc-", "testbed-accel-")
 
@@ -79,7 +80,7 @@ class _Look(Judge):
             (lab, self.own)
             for one in settings.providers.values()
             for lab in one.labs()
-            if one.nodes(lab) or one.fabric(lab)
+            if _runs(one, lab)
         }
 
     def holder(self, lab: str, state: Path) -> str:
@@ -133,6 +134,14 @@ class _Look(Judge):
         variable = "" if state == self.own else f"TESTBED_STATE={shlex.quote(str(state))} "
         command = f"{variable}testbed down {shlex.quote(lab)}"
         return Leftover(kind, name, about, command, state=state, remove=remove)
+
+
+def _runs(provider: Provider, lab: str) -> bool:
+    """Tell whether a part of a lab runs; a lab whose place does not answer may."""
+    try:
+        return bool(provider.nodes(lab) or provider.fabric(lab))
+    except TestbedError:
+        return True
 
 
 @contextlib.contextmanager

@@ -75,13 +75,13 @@ def _snapshots(settings: Settings, name: str) -> list[str]:
 
 
 def _running(settings: Settings, name: str, record: Record | None) -> int | None:
-    """Return the number of running nodes; None if the place of an attached lab does not answer."""
-    if record is None or not record.attached:
-        return sum(len(p.nodes(name)) for p in settings.providers.values())
+    """Return the number of running nodes; None if the place of a lab does not answer."""
     from testbed.errors import TestbedError
     from testbed.labs.lab import Lab
 
     try:
+        if record is None or not record.attached:
+            return sum(len(p.nodes(name)) for p in settings.providers.values())
         return len(Lab(name, settings).remains().nodes)
     except TestbedError:  # `status` tells
         return None
