@@ -179,7 +179,8 @@ def _make_node(topology: Topology, node: NodeModel) -> Step:
         if spec.ahead and made.wakes:
             context.done_ahead.update(json.loads(marked(made, AHEAD) or "{}"))
         words, _ = settings_steps.apply(context, made, join(context, made))
-        return ", ".join([addresses, *words]), True
+        about = [made.about] if made.about else []
+        return ", ".join([addresses, *about, *words]), True
 
     other = topology.provider_of(node.name) != topology.provider
     machine = f"{node.provider} machine" if other else "machine"

@@ -283,6 +283,8 @@ class Node(ABC):
     digest: str  #: identifies the settings it was created with (``Topology.node_digest``)
     #: Environment of its commands (:meth:`spawn`), besides that of all nodes.
     env: Mapping[str, str] = MappingProxyType({})
+    #: Where its provider has created it, in words for ``up``; empty if there is nothing to say.
+    about: str = ""
     #: True if the node sees this machine's programs and images, so that none need to be copied.
     shares_files: ClassVar[bool] = False
     #: True if the node runs on this machine's kernel, whose settings must not change.

@@ -173,7 +173,7 @@ def test_what_is_on_other_nodes_stays() -> None:
         (
             "two-node",
             Overrides(provider="docker"),
-            "no provider 'docker'|known: containerlab, netns",
+            "no provider 'docker'|known: containerlab, ",
         ),
         ("two-node", Overrides(nodes=0), "from 1 to 250"),
         ("two-node", Overrides(nodes=251), "from 1 to 250"),

@@ -1,0 +1,244 @@
+"""The door to a cluster's API: requests, and commands in Pods.
+
+Kubeconfig files are read, and requests are signed, by the Kubernetes client
+(``pip install 'container-testbed[kubernetes]'``).  Objects are the JSON of the API.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlencode, urlsplit
+
+from testbed.errors import LabError, MachineError, NoAnswer
+
+if TYPE_CHECKING:
+    from testbed.nodes.kubernetes.channel import ExecChannel
+
+OLDEST = 37  #: of the client; earlier ones cut output, hang, or lose the exit status of a command
+CONNECT, ANSWER = 5.0, 30.0  # timeouts in seconds
+PATIENCE = 30.0  # seconds for an API server that restarts
+PAUSE = 0.5  # seconds between two attempts
+BUSY = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE}
+INSTALL = "pip install 'container-testbed[kubernetes]'"
+MERGE = "application/merge-patch+json"  # RFC 7396
+
+
+class Refused(LabError):
+    """The API server refuses a request: ``status`` is that of HTTP, ``reason`` the API's word."""
+
+    def __init__(self, what: str, status: int, answer: Mapping[str, Any]) -> None:
+        self.status = status
+        self.reason = str(answer.get("reason") or "")
+        self.words = str(answer.get("message") or f"HTTP status {status}")
+        super().__init__(f"the cluster refuses to {what}: {self.words}")
+
+
+class Cluster:
+    """One cluster, by a context of a kubeconfig.
+
+    ``kubeconfig`` is the path of a file, or several as in ``$KUBECONFIG``; empty for the default
+    file.  ``context`` is the name of a context in it; empty for the current one.  The file is read
+    at the first request.
+    """
+
+    def __init__(self, kubeconfig: str, context: str, *, patience: float = PATIENCE) -> None:
+        self.kubeconfig = kubeconfig
+        self.context = context
+        self._patience = patience
+        self._client: Any = None
+        self._user = ""
+
+    @property
+    def words(self) -> str:
+        """The cluster in words, for messages."""
+        named = self.context or "the current context"
+        return f"{named} of {self.kubeconfig or '~/.kube/config'}"
+
+    def client(self) -> Any:
+        """Return the API client.  Raises MachineError without one, or without the context."""
+        if self._client is None:
+            try:
+                import kubernetes
+                from kubernetes import config
+            except ImportError as error:
+                raise MachineError(
+                    "the provider kubernetes needs the Kubernetes client for Python",
+                    missing=["kubernetes"],
+                    hint=INSTALL,
+                ) from error
+            if int(kubernetes.__version__.partition(".")[0]) < OLDEST:
+                raise MachineError(
+                    f"the Kubernetes client for Python is version {kubernetes.__version__}, older "
+                    f"than {OLDEST}",
+                    missing=["kubernetes"],
+                    hint=f"{INSTALL} --upgrade",
+                )
+            try:
+                self._client = config.new_client_from_config(
+                    config_file=self.kubeconfig or None,
+                    context=self.context or None,
+                    persist_config=False,
+                )
+            except (config.ConfigException, OSError, ValueError, TypeError, KeyError) as error:
+                raise MachineError(
+                    f"no cluster is known by {self.words}: {error}",
+                    missing=["kubeconfig"],
+                    hint="set KUBECONFIG to a kubeconfig file; `kubectl config get-contexts` lists "
+                    "its contexts",
+                ) from error
+        return self._client
+
+    def current(self) -> str:
+        """Return the name of the context, also if the kubeconfig chooses it."""
+        self.client()
+        from kubernetes import config
+
+        if self.context:
+            return self.context
+        _, active = config.list_kube_config_contexts(config_file=self.kubeconfig or None)
+        return str(active["name"])
+
+    @property
+    def server(self) -> str:
+        """The URL of the API server."""
+        return str(self.client().configuration.host)
+
+    # -- requests -------------------------------------------------------------
+
+    def ask(
+        self,
+        what: str,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        *,
+        query: Mapping[str, str] | None = None,
+        kind: str = "application/json",
+        missing: bool = False,
+    ) -> dict[str, Any]:
+        """Send a request and return the object of the answer.
+
+        ``what`` says in words what is asked for: "create a Pod".  An object that is not there is
+        an empty one with ``missing``.  A server that does not answer, or is busy, is asked again
+        for half a minute.  Raises Refused, NoAnswer, MachineError.
+        """
+        deadline = time.monotonic() + self._patience
+        attempt = 0
+        while True:
+            attempt += 1
+            status, answer, words = self._try(method, path, body, query, kind)
+            if status and status not in BUSY:
+                break
+            if time.monotonic() > deadline:
+                raise self.no_answer(words)
+            time.sleep(PAUSE)
+        if status < HTTPStatus.BAD_REQUEST:
+            return answer
+        if missing and status == HTTPStatus.NOT_FOUND:
+            return {}
+        if method == "POST" and status == HTTPStatus.CONFLICT and attempt > 1 and body:
+            # An attempt whose answer was lost has created it: names are used once.
+            name = body["metadata"]["name"]
+            return self.ask(what, "GET", f"{path}/{name}")
+        raise Refused(what, status, answer)
+
+    def no_answer(self, words: str) -> NoAnswer:
+        """Return the error for an API server that does not answer."""
+        return NoAnswer(
+            f"the cluster of {self.words} does not answer: {words}",
+            daemon="kube-apiserver",
+            node=urlsplit(self.server).netloc,
+            reason=words,
+            hint="`kubectl get --raw /readyz` asks it, with the same KUBECONFIG and context",
+        )
+
+    def _try(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None,
+        query: Mapping[str, str] | None,
+        kind: str,
+    ) -> tuple[int, dict[str, Any], str]:
+        """Send a request once; return its status (0 without an answer), the answer, and why."""
+        from kubernetes.client.exceptions import ApiException
+        from urllib3.exceptions import HTTPError
+
+        url = self.server + path + (f"?{urlencode(query)}" if query else "")
+        try:
+            sent = self.client().call_api(
+                method,
+                url,
+                {**self._headers(), "Accept": "application/json", "Content-Type": kind},
+                body,
+                _request_timeout=(CONNECT, ANSWER),
+            )
+            text = sent.read()
+        except ApiException as error:
+            return int(error.status or 0), _object(error.body), str(error.reason)
+        except (HTTPError, OSError) as error:
+            return 0, {}, str(error)
+        answer = _object(text)
+        return int(sent.status), answer, str(answer.get("message") or f"status {sent.status}")
+
+    def _headers(self) -> dict[str, str]:
+        headers: dict[str, str] = {}
+        self.client().update_params_for_auth(headers, [], ["BearerToken"], "", "", None)
+        return headers
+
+    def items(self, what: str, path: str, labels: Mapping[str, str]) -> list[dict[str, Any]]:
+        """Return the objects of a list that have these labels."""
+        chosen = ",".join(f"{name}={value}" for name, value in labels.items())
+        found = self.ask(what, "GET", path, query={"labelSelector": chosen})
+        return list(found.get("items") or ())
+
+    def user(self) -> str:
+        """Return the name by which the cluster knows this user (SelfSubjectReview)."""
+        if not self._user:
+            body = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
+            path = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
+            found = self.ask("tell who you are", "POST", path, body)
+            self._user = str(found["status"]["userInfo"].get("username") or "")
+        return self._user
+
+    # -- commands -------------------------------------------------------------
+
+    def exec(self, namespace: str, pod: str, container: str, argv: Sequence[str]) -> ExecChannel:
+        """Start a program in a container and return its stream.
+
+        Raises Refused, NoAnswer.
+        """
+        import websocket
+        from kubernetes.stream import ws_client
+
+        from testbed.nodes.kubernetes.channel import ExecChannel
+
+        query = [("command", word) for word in argv]
+        query += [("container", container), ("stdin", "true"), ("stdout", "true")]
+        query += [("stderr", "true"), ("tty", "false")]
+        place = f"/api/v1/namespaces/{quote(namespace)}/pods/{quote(pod)}/exec"
+        url = ws_client.get_websocket_url(self.server + place, query)
+        headers = {name.lower(): value for name, value in self._headers().items()}
+        websocket.setdefaulttimeout(ANSWER)  # the client sets none, and could wait for ever
+        try:
+            opened = ws_client.create_websocket(self.client().configuration, url, headers)
+        except websocket.WebSocketBadStatusException as error:
+            answer = _object(error.resp_body)
+            raise Refused(f"run a program in {pod}", int(error.status_code), answer) from error
+        except (websocket.WebSocketException, OSError) as error:
+            raise self.no_answer(str(error)) from error
+        return ExecChannel(opened)
+
+
+def _object(text: object) -> dict[str, Any]:
+    """Return the JSON object of an answer; its words as ``message`` if it is none."""
+    words = text.decode(errors="replace") if isinstance(text, bytes) else str(text or "")
+    try:
+        found = json.loads(words)
+    except ValueError:
+        return {"message": words.strip()[:500]} if words.strip() else {}
+    return found if isinstance(found, dict) else {"message": words[:500]}

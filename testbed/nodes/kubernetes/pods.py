@@ -1,0 +1,89 @@
+"""A lab's Pods as the API describes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from testbed.nodes.kubernetes import CONTAINER, DIGEST, NODE
+
+#: Reasons for which a container waits, and none of them passes by itself within minutes
+#: (kubernetes/pkg/kubelet/images/types.go, kuberuntime_manager.go).
+STUCK = {
+    "CreateContainerConfigError", "CreateContainerError", "ErrImageNeverPull", "ErrImagePull",
+    "ImageInspectError", "ImagePullBackOff", "InvalidImageName", "RunContainerError",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """One Pod: ``node`` is the lab's node, ``worker`` the cluster's node that it runs on.
+
+    ``address`` is empty until it has one.  ``waits`` is the reason that it does not run yet,
+    ``stuck`` tells that it will not by itself, ``ended`` is the reason that it has ended.
+    """
+
+    name: str
+    uid: str
+    node: str
+    digest: str
+    worker: str = ""
+    address: str = ""
+    privileged: bool = False
+    running: bool = False
+    waits: str = ""
+    stuck: bool = False
+    unschedulable: bool = False
+    ended: str = ""
+
+
+def read(item: Mapping[str, Any]) -> Pod:
+    """Return the Pod of an object of the API."""
+    meta, status = item["metadata"], item.get("status", {})
+    container = _container(status.get("containerStatuses") or ())
+    state: Mapping[str, Any] = container.get("state") or {}
+    waiting = state.get("waiting") or {}
+    conditions = {one["type"]: one for one in status.get("conditions") or ()}
+    scheduled = conditions.get("PodScheduled", {})
+    unschedulable = scheduled.get("status") == "False"
+    phase = status.get("phase", "Pending")
+    return Pod(
+        name=meta["name"],
+        uid=meta["uid"],
+        node=(meta.get("labels") or {}).get(NODE, ""),
+        digest=(meta.get("annotations") or {}).get(DIGEST, ""),
+        worker=item.get("spec", {}).get("nodeName", ""),
+        address=status.get("podIP", ""),
+        privileged=_privileged(item.get("spec", {}).get("containers") or ()),
+        running=phase == "Running" and "running" in state and "deletionTimestamp" not in meta,
+        waits=str(
+            scheduled.get("message", "")
+            if unschedulable
+            else waiting.get("message") or waiting.get("reason") or ""
+        ),
+        stuck=waiting.get("reason") in STUCK,
+        unschedulable=unschedulable,
+        ended=_end(phase, status, state, meta),
+    )
+
+
+def _privileged(containers: Iterable[Mapping[str, Any]]) -> bool:
+    context = _container(containers).get("securityContext") or {}
+    return bool(context.get("privileged"))
+
+
+def _container(statuses: Iterable[Mapping[str, Any]]) -> Mapping[str, Any]:
+    return next((one for one in statuses if one.get("name") == CONTAINER), {})
+
+
+def _end(
+    phase: str, status: Mapping[str, Any], state: Mapping[str, Any], meta: Mapping[str, Any]
+) -> str:
+    """Return why a Pod has ended, in words; empty for one that has not."""
+    if phase in {"Failed", "Succeeded"}:
+        words = [status.get("reason"), status.get("message")]
+        if done := state.get("terminated"):
+            words.append(f"{done.get('reason', '')} (exit status {done.get('exitCode')})".strip())
+        return ": ".join(str(word) for word in words if word) or phase
+    return "it is being deleted" if "deletionTimestamp" in meta else ""

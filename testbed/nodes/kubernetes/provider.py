@@ -1,0 +1,394 @@
+"""Create, find and remove nodes that are Pods of an existing Kubernetes cluster.
+
+The cluster is the current context of ``$KUBECONFIG``, as for kubectl.  A lab is a Pod for each
+node, and a Job that owns them (:mod:`testbed.nodes.kubernetes.manifests`), in a namespace.  Nothing
+of the cluster itself is changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Self
+
+from testbed.errors import LabError, TestbedError, UsageError
+from testbed.nodes import wiring
+from testbed.nodes.base import Node, NodeSpec, Provider, Setup
+from testbed.nodes.kubernetes import CONTEXT
+from testbed.nodes.kubernetes.remembered import Place, Remembered
+
+# Modules for clusters are imported where needed: other labs don't load them.
+
+if TYPE_CHECKING:
+    from testbed.leftover import Judge, Leftover
+    from testbed.nodes.base import Running
+    from testbed.nodes.kubernetes.cluster import Cluster
+    from testbed.nodes.kubernetes.networks import Underlay
+    from testbed.nodes.kubernetes.node import PodNode
+    from testbed.nodes.kubernetes.pods import Pod
+    from testbed.nodes.kubernetes.settings import Settings
+    from testbed.nodes.kubernetes.site import Site
+    from testbed.nodes.wiring import Difference
+    from testbed.requirement import Requirement
+    from testbed.topology.model import Topology
+    from testbed.topology.ports import Port
+
+PYTHON = "/usr/bin/python3"  # in the image of nodes
+UDP = 10.0  # seconds for packets between two Pods
+THREADS = 16
+PER_IDLE = 3  # signs of use in the time after which an unused lab is removed
+
+
+class KubernetesProvider(Provider):
+    """Nodes as Pods of a cluster."""
+
+    name = "kubernetes"
+
+    def __init__(self, setup: Setup) -> None:
+        self._store = setup.store
+        self._remembered = Remembered(setup.state)
+        self._topologies: dict[str, Topology] = {}  # of labs that are created or updated
+        self._clusters: dict[tuple[str, str], Cluster] = {}
+        self._reached: dict[str, PodNode] = {}  # by the Pod's UID
+        self._addresses: dict[str, dict[str, str]] = {}  # of Pods by node, of each lab
+        self._beating: dict[str, threading.Event] = {}  # of labs; ends the thread
+        self._lock = threading.Lock()
+
+    @classmethod
+    def of(cls, setup: Setup) -> Self:
+        return cls(setup)
+
+    def probe(self) -> list[Requirement]:
+        from testbed.nodes.kubernetes import needs, settings
+
+        return needs.probe(self._cluster_of(settings.of()), self.name)
+
+    # -- finding ----------------------------------------------------------
+
+    def _cluster_of(self, given: Settings | Place) -> Cluster:
+        from testbed.nodes.kubernetes.cluster import Cluster
+
+        key = (given.kubeconfig, given.context)
+        return self._clusters.setdefault(key, Cluster(*key))
+
+    def _site(self, lab: str) -> Site | None:
+        """Return where a lab is; None if it has no place that we know."""
+        place = self._remembered.place(lab) or self._elsewhere().get(lab)
+        if place is None:
+            return None
+        from testbed.nodes.kubernetes.site import Site
+
+        return Site(lab, place, self._cluster_of(place))
+
+    def _elsewhere(self) -> dict[str, Place]:
+        """Return the places of this user's labs in the cluster that the user names.
+
+        Another machine may have created them.  Without a name in the environment, no cluster is
+        asked, so labs of other providers pay nothing.
+        """
+        if CONTEXT not in os.environ:
+            return {}
+        from testbed.nodes.kubernetes import settings
+        from testbed.nodes.kubernetes.site import labs_in
+
+        given = settings.of()
+        return labs_in(self._cluster_of(given), given)
+
+    def nodes(self, lab: str) -> dict[str, Node]:
+        site = self._site(lab)
+        if site is None:
+            return {}
+        found = {name: pod for name, pod in site.used().items() if pod.running}
+        self._addresses[lab] = {name: pod.address for name, pod in found.items()}
+        if found:
+            self._beat(site)
+        return {name: self._reach(site, pod) for name, pod in found.items()}
+
+    def _reach(self, site: Site, pod: Pod) -> PodNode:
+        from testbed.nodes.kubernetes.node import PodNode
+
+        with self._lock:
+            if pod.uid not in self._reached:
+                self._reached[pod.uid] = PodNode(
+                    pod,
+                    lab=site.lab,
+                    namespace=site.place.namespace,
+                    cluster=site.cluster,
+                    now=lambda: site.pods().get(pod.node),
+                    folder=self._remembered.folder(site.lab),
+                    agent=lambda: self._store.binary("testbed-agent"),
+                    init=lambda: self._store.binary("testbed-init"),
+                )
+            return self._reached[pod.uid]
+
+    def _beat(self, site: Site) -> None:
+        """Tell the janitor of a lab, while this process runs, that the lab is in use."""
+        with self._lock:
+            if site.lab in self._beating:
+                return
+            ended = self._beating[site.lab] = threading.Event()
+
+        def beat() -> None:
+            while not ended.wait(site.idle / PER_IDLE):
+                with contextlib.suppress(TestbedError):  # tried again
+                    site.used()
+
+        threading.Thread(target=beat, name="testbed-beat", daemon=True).start()
+
+    def ended(self, lab: str) -> dict[str, str]:
+        site = self._site(lab)
+        return {p.node: p.ended for p in site.pods().values() if p.ended} if site else {}
+
+    def labs(self) -> list[str]:
+        return sorted({*self._remembered.labs(), *self._elsewhere()})
+
+    def fabric(self, lab: str) -> Node | None:
+        del lab
+        return None
+
+    @classmethod
+    def leftovers(cls, judge: Judge) -> Iterable[Leftover]:
+        for lab, place in Remembered(judge.own):
+            if not judge.fate(lab, judge.own):
+                about = f"of lab {lab}, in {place.context or 'a cluster'}"
+                yield judge.whole("Pods", place.namespace, about, lab, judge.own)
+
+    # -- making -----------------------------------------------------------
+
+    def prepare(self, lab: str, specs: Sequence[NodeSpec]) -> None:
+        del lab
+        if specs:
+            self._store.binary("testbed-agent")
+            self._store.binary("testbed-init")
+
+    def create_fabric(self, lab: str, topology: Topology) -> None:
+        from testbed.nodes.kubernetes import networks
+
+        networks.refuse(topology)
+        self._topologies[lab] = topology
+        site = self._site(lab)
+        if site is not None and site.janitor():
+            for node in self.nodes(lab).values():
+                self._introduce(lab, topology, node)
+            return
+        self._make(lab, topology, expired=site)
+
+    def _make(self, lab: str, topology: Topology, *, expired: Site | None) -> None:
+        """Create the lab's place, after a check that the cluster allows the lab."""
+        from testbed.nodes.kubernetes import manifests, settings
+        from testbed.nodes.kubernetes.site import Site, labs_in
+
+        if expired is not None:
+            expired.remove()  # the cluster has removed its Job, and may be about to remove the rest
+        given = settings.of()
+        cluster = self._cluster_of(given)
+        others = labs_in(cluster, given)
+        if expired is None and lab in others:
+            raise UsageError(
+                f"you have a lab {lab} in the namespace {others[lab].namespace} already, created "
+                "with another state folder",
+                hint=f"use another name (--name), or set {CONTEXT} to use that lab here",
+            )
+        own = not given.namespace
+        name = given.namespace or f"testbed-{lab}-{manifests.suffix()}"
+        owner = manifests.owner_label(cluster.user())
+        place = Place(given.kubeconfig, cluster.current(), name, own, owner)
+        site = Site(lab, place, cluster)
+        privileged = bool(privileged_nodes(topology))
+        site.try_rights(given.image, given.terms, privileged=privileged)
+        self._remembered.keep(lab, place)  # first, so that what a killed `up` leaves is found
+        try:
+            site.make(given.image, given.terms, privileged=privileged)
+        except TestbedError:
+            site.remove()
+            self._remembered.forget(lab)
+            raise
+
+    def together(self, node: str) -> bool:
+        del node
+        return True  # one look at all Pods while they start
+
+    def create(self, lab: str, specs: Sequence[NodeSpec]) -> dict[str, Node]:
+        from testbed.nodes.kubernetes import settings
+
+        site, topology = self._site(lab), self._topologies.get(lab)
+        if site is None:
+            raise LabError(
+                f"lab {lab} has no place in a cluster", hint=f"`testbed up -l {lab}` creates it"
+            )
+        image = settings.of().image
+        privileged = privileged_nodes(topology) if topology else {spec.name for spec in specs}
+        site.create(specs, image, privileged)
+        started = site.started([spec.name for spec in specs], image)
+        made = {name: self._reach(site, pod) for name, pod in started.items()}
+        there = self.nodes(lab)
+        with ThreadPoolExecutor(THREADS) as pool:
+            own = dict(zip(made, pool.map(self._underlay, made.values()), strict=True))
+        for name, node in made.items():
+            node.about = f"on {node.pod.worker}, MTU {own[name].inner}"
+        self._try_udp(made, own)
+        if topology is not None:
+            for name, other in there.items():
+                if name not in made:
+                    self._introduce(lab, topology, other)
+        return dict(made)
+
+    def _underlay(self, node: PodNode) -> Underlay:
+        return self._look(node)[0]
+
+    @staticmethod
+    def _look(node: PodNode) -> tuple[Underlay, list[Mapping[str, object]]]:
+        """Return a Pod's own interface, and the routes of its main table."""
+        import json
+
+        from testbed.nodes.kubernetes import networks
+
+        links, routes = node.run([*node.outside, *networks.LOOK]).out.split(b"\0")
+        found = networks.underlay(node.pod.address, json.loads(links))
+        return found, json.loads(routes.strip() or b"[]")
+
+    def _try_udp(self, nodes: Mapping[str, PodNode], own: Mapping[str, Underlay]) -> None:
+        """Check that UDP passes between the Pods, each to the next, before anything else.
+
+        Raises LabError with the two Pods, and what to do.
+        """
+        if len(nodes) < 2:
+            return
+        from testbed.nodes.kubernetes import networks
+
+        listening: list[Running] = []
+        with contextlib.ExitStack() as stack:
+            for node in nodes.values():
+                argv = [*node.outside, PYTHON, "-S", "-c", networks.LISTEN, node.pod.address]
+                listening.append(stack.enter_context(node.spawn(argv)))
+            ring = sorted(nodes.values(), key=lambda node: (node.pod.worker, node.name))
+            pairs = list(zip(ring, [*ring[1:], ring[0]], strict=True))
+            with ThreadPoolExecutor(THREADS) as pool:
+                for one in pool.map(lambda pair: self._ask_udp(pair[0], pair[1], own), pairs):
+                    if one is not None:
+                        raise one
+
+    @staticmethod
+    def _ask_udp(a: PodNode, b: PodNode, own: Mapping[str, Underlay]) -> LabError | None:
+        from testbed.nodes.kubernetes import networks
+
+        most = min(own[a.name].mtu, own[b.name].mtu) - 28  # headers of IPv4 and UDP
+        argv = [*a.outside, PYTHON, "-S", "-c", networks.ASK, a.pod.address, b.pod.address]
+        said = a.run([*argv, str(most), str(UDP)], timeout=UDP + 30).stdout.split()
+        if str(most) in said:
+            return None
+        pair = f"from {a.name} on {a.pod.worker} to {b.name} on {b.pod.worker}"
+        if said:
+            return LabError(
+                f"packets of {most + 28} bytes, the MTU of the Pods, do not pass {pair}",
+                hint="set the MTU of the cluster's network plugin to what its hosts' network takes",
+            )
+        return LabError(
+            f"UDP to port {networks.PORT} does not pass {pair}",
+            hint=f"allow UDP {networks.PORT} between Pods: look for NetworkPolicies in the "
+            "namespace, and for firewalls between the cluster's nodes",
+        )
+
+    # -- networks ---------------------------------------------------------
+
+    def connect(self, lab: str, topology: Topology, node: Node) -> None:
+        from testbed.nodes.kubernetes import networks
+
+        pod = pod_of(node)
+        own, routes = self._look(pod)
+        lines = [] if pod.pod.privileged else networks.aside(own, routes)
+        _create_links(pod, own, topology.nodes[node.name].ports, lines)
+        self._introduce(lab, topology, node)
+        wiring.set_up(topology, node)
+
+    def _introduce(self, lab: str, topology: Topology, node: Node) -> None:
+        """Tell a node's networks where its peers are, as far as it does not know it."""
+        from testbed.nodes.kubernetes import networks
+
+        if node.name not in topology.nodes:
+            return  # of an older file; it is removed
+        wanted = networks.peers(topology, node.name, self._addresses.get(lab, {}))
+        there = networks.entries(node.run(networks.LOOK_PEERS).out)
+        if lines := networks.corrections(wanted, there):
+            node.run(["bridge", "-batch", "-"], input="\n".join(lines).encode())
+
+    def restore(
+        self, lab: str, topology: Topology, node: Node, differences: Sequence[Difference]
+    ) -> None:
+
+        missing = {one.index for one in differences if one.kind == "link" and one.seen == "missing"}
+        if missing:
+            pod, ports = pod_of(node), topology.nodes[node.name].ports
+            _create_links(pod, self._underlay(pod), [ports[index] for index in sorted(missing)])
+        self._introduce(lab, topology, node)
+        wiring.restore(topology, node, differences, missing)
+
+    # -- removing ---------------------------------------------------------
+
+    def destroy(self, lab: str, nodes: Iterable[str] | None = None) -> None:
+        names = None if nodes is None else set(nodes)
+        site = self._site(lab)
+        if site is None:
+            return
+        if names is None:
+            site.remove()
+            self._remembered.forget(lab)
+        elif names:
+            site.remove_nodes(names)
+        self._close(site, names)
+
+    def _close(self, site: Site, names: Collection[str] | None) -> None:
+        """Close the connections to Pods that are gone."""
+        with self._lock:
+            if names is None and (beating := self._beating.pop(site.lab, None)):
+                beating.set()
+            gone = [
+                uid
+                for uid, node in self._reached.items()
+                if node.lab == site.lab and (names is None or node.name in names)
+            ]
+            nodes = [self._reached.pop(uid) for uid in gone]
+        for node in nodes:
+            node.close()
+
+
+def privileged_nodes(topology: Topology) -> set[str]:
+    """Return the nodes that need a privileged Pod; the others need a few capabilities.
+
+    Kernel settings are read-only in other Pods, and daemons of roles create namespaces and mounts.
+    """
+    of_parts = {space.node for space in topology.namespaces.values()}
+    of_parts |= {bridge.node for bridge in topology.bridges.values()}
+    of_parts |= {veth.node for veth in topology.veths}
+    return of_parts | {
+        name
+        for name, node in topology.nodes.items()
+        if node.roles
+        or node.sysctls
+        or wiring.settings(topology, name)
+        or wiring.settings6(topology, name)
+    }
+
+
+def pod_of(node: Node) -> PodNode:
+    """Return a node with its precise type."""
+    from testbed.nodes.kubernetes.node import PodNode
+
+    assert isinstance(node, PodNode), node
+    return node
+
+
+def _create_links(
+    node: PodNode, own: Underlay, ports: Iterable[Port], first: Sequence[str] = ()
+) -> None:
+    """Create the VXLAN devices of ports.  ``first`` are ``ip -batch`` lines to run before."""
+    from testbed.nodes.kubernetes import networks
+
+    place = "netns 1 " if node.pod.privileged else ""
+    lines = [*first, *(networks.link(port, own, place) for port in ports)]
+    if lines:
+        argv = [*node.outside, "ip", "-batch", "-"]
+        node.run(argv, input="\n".join(lines).encode())

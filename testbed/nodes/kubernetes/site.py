@@ -1,0 +1,342 @@
+"""One lab in its cluster: its objects are created, found and removed."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from testbed.errors import LabError, MachineError, TimeoutExpired
+from testbed.nodes.kubernetes import BEAT, IDLE, LAB, NODE, OWNER, manifests
+from testbed.nodes.kubernetes import pods as reading
+from testbed.nodes.kubernetes.cluster import MERGE, Refused
+from testbed.nodes.kubernetes.remembered import Place
+from testbed.polling import until
+
+if TYPE_CHECKING:
+    from testbed.nodes.base import NodeSpec
+    from testbed.nodes.kubernetes.cluster import Cluster
+    from testbed.nodes.kubernetes.manifests import Terms
+    from testbed.nodes.kubernetes.pods import Pod
+    from testbed.nodes.kubernetes.settings import Settings
+
+START = 180.0  # seconds for all Pods to run, with a pull of the image
+NO_ROOM = 15.0  # seconds that no node of the cluster may have room
+READY = 20.0  # seconds for a new namespace to have its service account
+END = 60.0  # seconds for all of a lab to be gone
+PAUSE = 0.1  # seconds
+THREADS = 16  # requests at once
+#: Verbs and resources, with their API groups, that a lab needs in its namespace.
+RIGHTS = (
+    ("create", "", "pods"), ("list", "", "pods"), ("patch", "", "pods"), ("delete", "", "pods"),
+    ("create", "", "pods/exec"), ("create", "batch", "jobs"), ("list", "batch", "jobs"),
+    ("delete", "batch", "jobs"),
+)  # fmt: skip
+DRY = {"dryRun": "All"}
+
+
+class Site:
+    """The objects of one lab.
+
+    ``place`` is where they are or will be.  ``idle`` is the time in seconds without use after which
+    the janitor removes the lab.
+    """
+
+    def __init__(self, lab: str, place: Place, cluster: Cluster) -> None:
+        self.lab = lab
+        self.place = place
+        self.cluster = cluster
+        self.idle = 60  # until the cluster has told it
+        self._core = f"/api/v1/namespaces/{place.namespace}"
+        self._jobs = f"/apis/batch/v1/namespaces/{place.namespace}/jobs"
+        self._marks = manifests.labels(lab, place.owner)
+        self._mine = {LAB: lab, OWNER: place.owner}
+
+    # -- looking --------------------------------------------------------------
+
+    def _listed(self) -> list[dict[str, Any]]:
+        return self.cluster.items("list Pods", f"{self._core}/pods", self._mine)
+
+    def pods(self) -> dict[str, Pod]:
+        """Return the Pods of the lab's nodes, running or not, by node."""
+        return self._nodes(self._listed())
+
+    def used(self) -> dict[str, Pod]:
+        """Return :meth:`pods`, and tell the janitor that the lab is in use."""
+        items = self._listed()
+        now = time.time()
+        for item in items:
+            meta = item["metadata"]
+            notes = meta.get("annotations") or {}
+            if NODE in meta["labels"] or IDLE not in notes:
+                continue
+            self.idle = int(notes[IDLE])
+            if abs(now - int(notes[BEAT])) < self.idle / 10:
+                continue
+            with contextlib.suppress(LabError):  # the next command tells it
+                self.cluster.ask(
+                    "tell that the lab is in use",
+                    "PATCH",
+                    f"{self._core}/pods/{meta['name']}",
+                    {"metadata": {"annotations": {BEAT: str(int(now))}}},
+                    kind=MERGE,
+                )
+        return self._nodes(items)
+
+    @staticmethod
+    def _nodes(items: Iterable[Mapping[str, Any]]) -> dict[str, Pod]:
+        found: dict[str, Pod] = {}
+        for pod in map(reading.read, items):
+            # A Pod of the same node that has ended, or is being removed, may be there still.
+            if pod.node and (pod.node not in found or not pod.ended):
+                found[pod.node] = pod
+        return found
+
+    def janitor(self) -> dict[str, str]:
+        """Return the name and the UID of the Job that owns the lab; empty without one."""
+        for job in self.cluster.items("list Jobs", self._jobs, self._mine):
+            meta = job["metadata"]
+            if "deletionTimestamp" not in meta:
+                return {"name": meta["name"], "uid": meta["uid"]}
+        return {}
+
+    # -- making ---------------------------------------------------------------
+
+    def try_rights(self, image: str, terms: Terms, *, privileged: bool) -> None:
+        """Check that the cluster would let this user create the lab; create nothing.
+
+        ``privileged`` tells that a node needs it.  Raises MachineError with what to do.
+        """
+        name, own = self.place.namespace, self.place.own
+        if own:
+            body = manifests.namespace(name, self._marks)
+            self._post("create a namespace", "/api/v1/namespaces", body, dry=True)
+        with ThreadPoolExecutor(len(RIGHTS)) as pool:
+            allowed = pool.map(self._may, RIGHTS)
+            missing = [
+                f"{verb} {resource}"
+                for (verb, _, resource), may in zip(RIGHTS, allowed, strict=True)
+                if not may
+            ]
+        if missing:
+            raise MachineError(
+                f"in the namespace {name}, you may not: {', '.join(missing)}",
+                missing=missing,
+                hint="ask for the ClusterRole `admin` there, by a RoleBinding",
+            )
+        if not own:
+            self._try_objects(image, terms, privileged=privileged)
+
+    def _may(self, right: tuple[str, str, str]) -> bool:
+        verb, group, resource = right
+        resource, _, sub = resource.partition("/")
+        asked = {"namespace": self.place.namespace, "verb": verb, "group": group}
+        asked |= {"resource": resource, "subresource": sub}
+        review = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": asked},
+        }
+        path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+        answer = self.cluster.ask("ask for rights", "POST", path, review)
+        return bool(answer.get("status", {}).get("allowed"))
+
+    def _try_objects(self, image: str, terms: Terms, *, privileged: bool) -> None:
+        """Let the cluster judge the Job and a Pod, as if they were created."""
+        owner = {"name": "none", "uid": "00000000-0000-0000-0000-000000000000"}
+        job = self._job("testbed-try", image, terms)
+        self._post("create a Job", self._jobs, job, dry=True)
+        pod = manifests.node(
+            "testbed-try", self._marks, owner,
+            machine="try", digest="", image=image, privileged=privileged,
+        )  # fmt: skip
+        self._post("create a Pod", f"{self._core}/pods", pod, dry=True)
+
+    def _job(self, name: str, image: str, terms: Terms) -> dict[str, Any]:
+        own = self.place.namespace if self.place.own else ""
+        return manifests.janitor(name, self._marks, image, terms, own)
+
+    def make(self, image: str, terms: Terms, *, privileged: bool) -> None:
+        """Create the lab's namespace, if it is its own, and its janitor."""
+        name = self.place.namespace
+        if self.place.own:
+            body = manifests.namespace(name, self._marks)
+            self._post("create a namespace", "/api/v1/namespaces", body)
+            for path, body in manifests.rights(name, self._marks):
+                # Without these the empty namespace stays when the lab has expired.
+                with contextlib.suppress(Refused):
+                    self.cluster.ask("give rights to the janitor", "POST", path, body)
+            self._try_objects(image, terms, privileged=privileged)
+        job = f"{self.lab}-janitor-{manifests.suffix()}"
+        self._post("create a Job", self._jobs, self._job(job, image, terms))
+
+    def create(self, specs: Iterable[NodeSpec], image: str, privileged: Collection[str]) -> None:
+        """Create the Pods of nodes; ``privileged`` names those that need it."""
+        owner = self.janitor()
+        if not owner:
+            raise LabError(
+                f"the janitor of lab {self.lab} is gone: the lab has expired, or somebody removed "
+                "it",
+                hint=f"`testbed down {self.lab}`, then repeat the `up`",
+            )
+
+        def one(spec: NodeSpec) -> None:
+            first = "" if self.place.own else f"{self.lab}-"
+            body = manifests.node(
+                f"{first}{spec.name}-{manifests.suffix()}", self._marks, owner,
+                machine=spec.name, digest=spec.digest, image=image,
+                privileged=spec.name in privileged, cpus=spec.cpus, memory=spec.memory,
+            )  # fmt: skip
+            self._post(f"create the Pod of {spec.name}", f"{self._core}/pods", body)
+
+        with ThreadPoolExecutor(THREADS) as pool:
+            for made in [pool.submit(one, spec) for spec in specs]:
+                made.result()
+
+    def started(self, names: Collection[str], image: str) -> dict[str, Pod]:
+        """Wait until the Pods of nodes run, and return them.
+
+        Raises LabError for a Pod that cannot, or has ended, TimeoutExpired.
+        """
+        began, no_room_since = time.monotonic(), None
+        there: dict[str, Pod] = {}
+        while time.monotonic() - began < START:
+            there = self.pods()
+            missing = [name for name in names if name not in there]
+            if missing:
+                raise LabError(f"the Pod of {missing[0]} was deleted while it was created")
+            mine = [there[name] for name in names]
+            for pod in mine:
+                self._refuse_broken(pod, image)
+            if all(pod.running and pod.address for pod in mine):
+                return {pod.node: pod for pod in mine}
+            full = next((pod for pod in mine if pod.unschedulable), None)
+            no_room_since = (no_room_since or time.monotonic()) if full else None
+            if full and no_room_since and time.monotonic() - no_room_since > NO_ROOM:
+                raise LabError(
+                    f"no node of the cluster takes the Pod of {full.node}: {full.waits}",
+                    hint="use fewer nodes, smaller `cpus` and `memory`, or a larger cluster",
+                )
+            time.sleep(PAUSE)
+        waiting = [pod for pod in (there[name] for name in names) if not pod.running]
+        said = "; ".join(f"{pod.node}: {pod.waits or 'Pending'}" for pod in waiting[:3])
+        raise TimeoutExpired(
+            f"{len(waiting)} Pods of {self.lab} do not run within {START:g} s ({said})",
+            hint=f"kubectl -n {self.place.namespace} describe pod {waiting[0].name}",
+        )
+
+    def _refuse_broken(self, pod: Pod, image: str) -> None:
+        if pod.ended:
+            raise LabError(f"the Pod of {pod.node} has ended: {pod.ended}")
+        if pod.stuck:
+            raise LabError(
+                f"{pod.node} cannot start on {pod.worker}: {pod.waits}",
+                hint=f"the cluster must be able to pull {image}: `testbed image build` makes it, "
+                "and TESTBED_KUBE_IMAGE is its name in your registry",
+            )
+
+    def _post(self, what: str, path: str, body: Mapping[str, Any], *, dry: bool = False) -> None:
+        """Create an object, or let the cluster judge it.
+
+        A new namespace is waited for.  Raises MachineError for a refusal, with what to do.
+        """
+        deadline = time.monotonic() + READY
+        while True:
+            try:
+                self.cluster.ask(what, "POST", path, body, query=DRY if dry else None)
+            except Refused as error:
+                early = "error looking up service account" in error.words
+                if not early or time.monotonic() > deadline:
+                    raise self._explained(error) from error
+                time.sleep(PAUSE)
+            else:
+                return
+
+    def _explained(self, error: Refused) -> MachineError:
+        """Return the error for a refusal, with what to do about it."""
+        name, words = self.place.namespace, error.words
+        if "PodSecurity" in words:
+            hint = f"kubectl label namespace {name} {manifests.ENFORCE}={manifests.LEVEL}"
+        elif "exceeded quota" in words:
+            hint = "use fewer nodes, smaller `cpus` and `memory`, or ask for a larger quota"
+        elif "failed quota" in words:  # the quota counts what the Pod does not state
+            hint = "set `cpus` and `memory` of each node: the namespace has a quota for them"
+        elif error.status == HTTPStatus.FORBIDDEN and self.place.own:
+            hint = "set TESTBED_KUBE_NAMESPACE to a namespace in which you may create Pods"
+        else:
+            hint = f"kubectl auth can-i --list -n {name}"
+        return MachineError(error.message, missing=[error.reason or "rights"], hint=hint)
+
+    # -- removing -------------------------------------------------------------
+
+    def remove_nodes(self, names: Collection[str]) -> None:
+        """Remove the Pods of nodes, and wait until they are gone."""
+        uids = {
+            item["metadata"]["uid"]: item["metadata"]["name"]
+            for item in self._listed()
+            if item["metadata"]["labels"].get(NODE) in names
+        }
+        self._delete_pods(uids)
+        self._gone(lambda: not uids.keys() & {i["metadata"]["uid"] for i in self._listed()})
+
+    def _delete_pods(self, uids: Mapping[str, str]) -> None:
+        with ThreadPoolExecutor(THREADS) as pool:
+            for uid, name in uids.items():
+                pool.submit(self._delete, f"{self._core}/pods/{name}", uid)
+
+    def _delete(self, path: str, uid: str) -> None:
+        """Delete an object if it is the one with this UID; its dependents go after it."""
+        options = {
+            "apiVersion": "v1",
+            "kind": "DeleteOptions",
+            "preconditions": {"uid": uid},
+            "propagationPolicy": "Background",
+        }
+        with contextlib.suppress(Refused):  # 409: another object has the name by now
+            self.cluster.ask("delete an object", "DELETE", path, options, missing=True)
+
+    def remove(self) -> None:
+        """Remove all of the lab, and wait until it is gone."""
+        if self.place.own:
+            path = f"/api/v1/namespaces/{self.place.namespace}"
+            found = self.cluster.ask("find the namespace", "GET", path, missing=True)
+            meta = found.get("metadata") or {}
+            if self._mine.items() <= (meta.get("labels") or {}).items():
+                self._delete(path, meta["uid"])
+        for job in self.cluster.items("list Jobs", self._jobs, self._mine):
+            meta = job["metadata"]
+            self._delete(f"{self._jobs}/{meta['name']}", meta["uid"])
+        self._delete_pods({i["metadata"]["uid"]: i["metadata"]["name"] for i in self._listed()})
+        self._gone(lambda: not self._listed() and not self.janitor())
+
+    def _gone(self, true: Callable[[], bool]) -> None:
+        if not until(true, END, pause=PAUSE):
+            raise TimeoutExpired(
+                f"Pods of {self.lab} are still there {END:g} s after they were deleted",
+                hint=f"kubectl -n {self.place.namespace} get pods; the cluster removes them as "
+                "soon as their node answers",
+            )
+
+
+def labs_in(cluster: Cluster, given: Settings) -> dict[str, Place]:
+    """Return the places of this user's labs in a cluster, by lab.
+
+    They are looked for in the namespace of the settings, or else in namespaces of labs.  Those that
+    are being removed are left out.
+    """
+    owner = manifests.owner_label(cluster.user())
+    if given.namespace:
+        path = f"/apis/batch/v1/namespaces/{given.namespace}/jobs"
+    else:
+        path = "/api/v1/namespaces"
+    found = {}
+    for item in cluster.items("list labs", path, {OWNER: owner}):
+        meta = item["metadata"]
+        if "deletionTimestamp" not in meta and (lab := meta["labels"].get(LAB)):
+            name = given.namespace or meta["name"]
+            own = not given.namespace
+            found[lab] = Place(given.kubeconfig, given.context, name, own, owner)
+    return found

@@ -1,0 +1,835 @@
+"""Nodes that are Pods: objects, networks, requests and streams, with an API server in memory."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import re
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from testbed.errors import LabError, MachineError, NoAnswer, TimeoutExpired, UsageError
+from testbed.nodes.base import NodeSpec, Setup
+from testbed.nodes.kubernetes import (
+    BEAT,
+    CONTEXT,
+    DIGEST,
+    IDLE,
+    LAB,
+    NODE,
+    OWNER,
+    manifests,
+    networks,
+    pods,
+    settings,
+)
+from testbed.nodes.kubernetes.channel import ExecChannel
+from testbed.nodes.kubernetes.cluster import Cluster, Refused
+from testbed.nodes.kubernetes.networks import Underlay
+from testbed.nodes.kubernetes.provider import KubernetesProvider, privileged_nodes
+from testbed.nodes.kubernetes.remembered import Place, Remembered
+from testbed.nodes.kubernetes.site import Site, labs_in
+from testbed.testing import FakeStore
+from testbed.topology import load, load_text
+
+TERMS = manifests.Terms(600, 3600)
+MARKS = manifests.labels("lab", "me-1")
+TWO = """\
+name: two
+provider: kubernetes
+networks: {lan: {subnet: 10.50.0.0/24}, back: {subnet: 10.51.0.0/24, mtu: 1500}}
+nodes:
+  a: {networks: {lan: 10.50.0.2}}
+  b: {networks: {lan: 10.50.0.3, back: 10.51.0.3}}
+  c: {networks: {back: 10.51.0.4}, forward: true}
+"""
+
+
+# -- objects -----------------------------------------------------------------------------
+
+
+def test_labels_are_values_that_kubernetes_takes() -> None:
+    users = ("jane@example.org", "system:serviceaccount:ci:runner", "-", "x" * 300, "ä", "Jane")
+    values = [manifests.owner_label(user) for user in users]
+    assert len({*values}) == len(users)
+    # Kubernetes documentation, "Labels and Selectors", syntax
+    for value in (*values, *MARKS.values()):
+        assert re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?", value), value
+
+
+def test_a_node_has_the_least_rights_and_its_limits() -> None:
+    make = functools.partial(
+        manifests.node, "a-1", MARKS, {"name": "job", "uid": "1"},
+        machine="a", digest="d", image="i",
+    )  # fmt: skip
+    wired = make(privileged=False, cpus=0.5, memory=64 << 20)
+    (container,) = wired["spec"]["containers"]
+    assert container["securityContext"] == {"capabilities": {"add": ["NET_ADMIN", "NET_RAW"]}}
+    assert container["resources"]["limits"] == {"cpu": "500m", "memory": str(64 << 20)}
+    assert container["resources"]["requests"] == container["resources"]["limits"]
+    assert wired["spec"]["restartPolicy"] == "Never"
+    assert not wired["spec"]["automountServiceAccountToken"]
+    (owned,) = wired["metadata"]["ownerReferences"]
+    assert (owned["kind"], owned["uid"]) == ("Job", "1")
+    (container,) = make(privileged=True)["spec"]["containers"]
+    assert container["securityContext"] == {"privileged": True}
+    assert container["resources"]["limits"] == {}
+
+
+@pytest.mark.parametrize("own", ["", "testbed-lab-1"])
+def test_the_janitor_has_a_deadline_and_rights_to_its_namespace_alone(own: str) -> None:
+    job = manifests.janitor("j", MARKS, "image", TERMS, own)
+    assert job["spec"]["activeDeadlineSeconds"] > TERMS.longest
+    assert job["spec"]["ttlSecondsAfterFinished"] < 60
+    pod = job["spec"]["template"]
+    assert pod["metadata"]["annotations"] == {BEAT: "0", IDLE: "600"}
+    assert pod["spec"]["automountServiceAccountToken"] is bool(own)
+    _, role, binding = (body for _, body in manifests.rights("testbed-lab-1", MARKS))
+    assert role["rules"] == [
+        {
+            "apiGroups": [""], "resources": ["namespaces"],
+            "resourceNames": ["testbed-lab-1"], "verbs": ["delete"],
+        }
+    ]  # fmt: skip
+    assert role["kind"] == binding["roleRef"]["kind"] == "Role"
+
+
+def test_the_janitor_ends_when_nothing_changes(tmp_path: Path) -> None:
+    """The program itself, with the shell of this machine, and no clock to wait for."""
+    import subprocess
+
+    notes = tmp_path / "annotations"
+    notes.write_text(f'{BEAT}="0"\n{IDLE}="0"\n')
+    text = manifests.JANITOR.replace(manifests.NOTES, str(tmp_path))
+    run = ["sh", "-c", text, "sh"]
+    assert subprocess.run([*run, "0", "99", ""], timeout=60, check=False).returncode == 0
+    assert subprocess.run([*run, "99", "0", ""], timeout=60, check=False).returncode == 0
+
+
+def item(node: str = "a", phase: str = "Running", **status: Any) -> dict[str, Any]:
+    """A Pod as the API returns it."""
+    state: dict[str, Any] = {"running": {}} if phase == "Running" else {}
+    return {
+        "metadata": {
+            "name": f"{node}-1", "uid": f"uid-{node}",
+            "labels": {NODE: node, LAB: "lab"}, "annotations": {DIGEST: "d"},
+        },
+        "spec": {"nodeName": "worker-1", "containers": [{"name": "node"}]},
+        "status": {
+            "phase": phase, "podIP": "10.244.0.5",
+            "containerStatuses": [{"name": "node", "state": state}], **status,
+        },
+    }  # fmt: skip
+
+
+def waiting(reason: str, message: str = "") -> dict[str, Any]:
+    state = {"waiting": {"reason": reason, "message": message}}
+    return {"containerStatuses": [{"name": "node", "state": state}]}
+
+
+def test_a_pod_that_runs() -> None:
+    seen = pods.read(item())
+    assert (seen.node, seen.digest, seen.worker) == ("a", "d", "worker-1")
+    assert seen.running
+    assert not seen.ended
+    assert not seen.privileged
+
+
+def test_a_pod_that_is_being_deleted_does_not_run() -> None:
+    given = item()
+    given["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    assert not pods.read(given).running
+    assert pods.read(given).ended
+
+
+def test_an_evicted_pod_says_why() -> None:
+    given = item(phase="Failed", reason="Evicted", message="The node was low on memory.")
+    assert pods.read(given).ended == "Evicted: The node was low on memory."
+
+
+def test_a_killed_pod_says_its_status() -> None:
+    over = {"terminated": {"reason": "OOMKilled", "exitCode": 137}}
+    given = item(phase="Failed", containerStatuses=[{"name": "node", "state": over}])
+    assert pods.read(given).ended == "OOMKilled (exit status 137)"
+
+
+@pytest.mark.parametrize("reason", ["ErrImagePull", "ImagePullBackOff", "InvalidImageName"])
+def test_a_pod_without_its_image_is_stuck(reason: str) -> None:
+    seen = pods.read(item(phase="Pending", **waiting(reason, "not found")))
+    assert seen.stuck
+    assert seen.waits == "not found"
+
+
+def test_a_pod_that_is_created_is_not_stuck() -> None:
+    assert not pods.read(item(phase="Pending", **waiting("ContainerCreating"))).stuck
+
+
+# -- settings ----------------------------------------------------------------------------
+
+
+def test_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = settings.of({"KUBECONFIG": f"a{os.pathsep}/b", "TESTBED_KUBE_KEEP_ALIVE": "8h"})
+    assert given.kubeconfig == f"{tmp_path}/a{os.pathsep}/b"
+    assert given.terms == manifests.Terms(8 * 3600, 24 * 3600)
+    assert settings.of({"TESTBED_KUBE_KEEP_ALIVE": "3d"}).terms.longest == 3 * 24 * 3600
+    assert settings.of({}).terms.idle == 3600
+
+
+@pytest.mark.parametrize("text", ["", "x", "8 h", "-1h", "1.5h", "0", "19", "1w", "8hh"])
+def test_a_time_that_is_none(text: str) -> None:
+    with pytest.raises(UsageError):
+        settings.seconds(text)
+
+
+def test_places_are_remembered_and_forgotten(tmp_path: Path) -> None:
+    place = Place("/k", "c", "n", own=True, owner="me")
+    known = Remembered(tmp_path)
+    assert known.labs() == []
+    known.keep("lab", place)
+    known.folder("lab").mkdir()
+    assert [*Remembered(tmp_path)] == [("lab", place)]
+    (tmp_path / "kubernetes" / "broken.json").write_text("{")
+    assert known.place("broken") is None
+    known.forget("lab")
+    known.forget("broken")
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_labs_of_other_providers_load_nothing_of_clusters(tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    text = f"""\
+import sys
+from testbed.registry import PROVIDERS
+from testbed.nodes.base import Setup
+from pathlib import Path
+provider = PROVIDERS["kubernetes"].of(Setup(Path({str(tmp_path)!r}), None))
+assert provider.nodes("nowhere") == {{}} and provider.labs() == [] and provider.ended("x") == {{}}
+provider.destroy("nowhere")
+loaded = [name for name in sys.modules if name.startswith(("kubernetes", "websocket"))]
+own = "testbed.nodes.kubernetes."
+print(loaded, [n for n in sys.modules if n.startswith(own)])
+"""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("TESTBED_KUBE")}
+    done = subprocess.run(
+        [sys.executable, "-c", text], capture_output=True, text=True, check=True, env=environment
+    )
+    own = [f"testbed.nodes.kubernetes.{name}" for name in ("remembered", "provider")]
+    loaded, ours = (json.loads(part.replace("'", '"')) for part in
+                    re.findall(r"\[[^]]*\]", done.stdout))  # fmt: skip
+    assert loaded == []
+    assert sorted(ours) == sorted(own)
+
+
+# -- networks ----------------------------------------------------------------------------
+
+OWN = Underlay("eth0", "10.244.0.5", 1450)
+
+
+def test_a_pods_own_interface_is_moved_aside() -> None:
+    links = [
+        {"ifname": "lo", "mtu": 65536, "addr_info": [{"local": "127.0.0.1"}]},
+        {"ifname": "eth0", "mtu": 1450, "addr_info": [{"local": "10.244.0.5"}]},
+    ]
+    own = networks.underlay("10.244.0.5", links)
+    assert own == OWN
+    routes = [
+        {"dst": "default", "gateway": "169.254.1.1", "dev": "eth0"},
+        {"dst": "169.254.1.1", "dev": "eth0", "scope": "link"},
+        {"dst": "10.9.0.0/16", "dev": "other"},
+    ]
+    assert networks.aside(own, routes) == [
+        "link set dev eth0 down",
+        "link set dev eth0 name pod0",
+        "link set dev pod0 up",
+        "route replace 169.254.1.1 dev pod0 table 14789",
+        "route replace default via 169.254.1.1 dev pod0 onlink table 14789",
+        "rule add pref 100 from 10.244.0.5 lookup 14789",
+        "route flush table main dev pod0",
+    ]
+    assert networks.aside(replace(own, name="pod0"), routes) == []
+
+
+def test_a_pod_without_an_interface_of_its_own_is_refused() -> None:
+    with pytest.raises(LabError):
+        networks.underlay("10.0.0.1", [{"ifname": "lo", "mtu": 65536, "addr_info": []}])
+
+
+def test_the_mtu_is_that_of_the_pod_less_the_headers_unless_the_file_has_one() -> None:
+    topology = load_text(TWO, "two.yaml")
+    lan, back = topology.nodes["b"].ports
+    assert " mtu 1400 " in networks.link(lan, OWN)
+    assert " mtu 1500 " in networks.link(back, OWN)
+    assert "netns 1" in networks.link(back, OWN, "netns 1 ")
+
+
+def test_networks_have_identifiers_of_24_bits_that_stay() -> None:
+    numbers = {networks.number(f"n{i}") for i in range(300)}
+    assert len(numbers) == 300
+    assert all(0 < number < 2**24 for number in numbers)
+    assert networks.number("lan") == networks.number("lan")
+
+
+def test_two_ports_on_one_network_are_refused() -> None:
+    networks.refuse(load_text(TWO, "two.yaml"))
+    twice = """\
+name: t
+networks: {lan: {subnet: 10.50.0.0/24}}
+nodes:
+  a: {networks: {lan: [{address: 10.50.0.2, name: x}, {address: 10.50.0.3, name: y}]}}
+"""
+    with pytest.raises(LabError):
+        networks.refuse(load_text(twice, "t.yaml"))
+
+
+def test_each_interface_has_its_peers_and_no_others() -> None:
+    topology = load_text(TWO, "two.yaml")
+    addresses = {"a": "1.0.0.1", "b": "1.0.0.2", "c": "1.0.0.3"}
+    assert networks.peers(topology, "b", addresses) == {"eth0": {"1.0.0.1"}, "eth1": {"1.0.0.3"}}
+    assert networks.peers(topology, "a", {"a": "1.0.0.1"}) == {"eth0": set()}
+    everyone = networks.EVERYONE
+    printed = json.dumps([
+        {"mac": everyone, "ifname": "eth0", "dst": "1.0.0.9"},
+        {"mac": "02:00:00:00:00:01", "ifname": "eth0", "dst": "1.0.0.1"},
+        {"mac": everyone, "ifname": "flannel.1", "dst": "10.0.0.1"},
+    ]).encode() + b"\n\0" + b'[{"ifname": "eth0"}]'  # fmt: skip
+    there = networks.entries(printed)
+    assert there == {"eth0": {"1.0.0.9"}}
+    wanted = networks.peers(topology, "b", addresses)
+    assert networks.corrections(wanted, there) == [
+        f"fdb append {everyone} dev eth0 dst 1.0.0.1",
+        f"fdb del {everyone} dev eth0 dst 1.0.0.9",
+    ]
+    assert networks.corrections(wanted, wanted) == []
+    assert networks.entries(b"\0") == {}
+
+
+def test_who_needs_a_privileged_pod() -> None:
+    assert privileged_nodes(load_text(TWO, "two.yaml")) == {"c"}
+    assert privileged_nodes(load("two-node")) == {"node1", "node2", "outside"}
+
+
+# -- an API server -----------------------------------------------------------------------
+
+
+@dataclass
+class Api:
+    """An API server in memory: objects by path, and what was asked."""
+
+    objects: dict[str, dict[str, Any]] = field(default_factory=dict)
+    asked: list[tuple[str, str]] = field(default_factory=list)
+    bodies: list[Any] = field(default_factory=list)
+    refuse: Callable[[str, str], tuple[int, dict[str, Any]] | None] = lambda method, path: None
+    allowed: bool = True
+    url: str = ""
+
+    def answer(self, method: str, path: str, body: Any) -> tuple[int, dict[str, Any]]:
+        plain, _, query = path.partition("?")
+        self.asked.append((method, path))
+        self.bodies.append(body)
+        if refused := self.refuse(method, path):
+            return refused
+        if plain.endswith("selfsubjectreviews"):
+            return 201, {"status": {"userInfo": {"username": "jane"}}}
+        if plain.endswith("selfsubjectaccessreviews"):
+            return 201, {"status": {"allowed": self.allowed}}
+        if method == "POST":
+            return self.create(plain, query, body)
+        if method == "GET" and plain not in self.objects:
+            found = [o for p, o in self.objects.items() if p.rpartition("/")[0] == plain]
+            last = plain.rpartition("/")[2]
+            if last in {"pods", "jobs", "namespaces"}:
+                return 200, {"items": [one for one in found if self.chosen(one, query)]}
+        if plain not in self.objects:
+            return 404, {"reason": "NotFound", "message": f"{plain} not found"}
+        there = self.objects[plain]
+        if method == "DELETE":
+            if body["preconditions"]["uid"] != there["metadata"]["uid"]:
+                return 409, {"reason": "Conflict", "message": "another one"}
+            self.objects = {
+                p: o for p, o in self.objects.items()
+                if p != plain and not p.startswith(f"{plain}/") and f"{plain}/" not in p
+                and not (there["kind"] == "Namespace" and f"/{there['metadata']['name']}/" in p)
+            }  # fmt: skip
+        if method == "PATCH":
+            there["metadata"].setdefault("annotations", {}).update(body["metadata"]["annotations"])
+        return 200, there
+
+    @staticmethod
+    def chosen(one: dict[str, Any], query: str) -> bool:
+        from urllib.parse import parse_qs
+
+        (selector,) = parse_qs(query).get("labelSelector", [""])
+        pairs = (word.split("=") for word in selector.split(",") if word)
+        return all(one["metadata"]["labels"].get(name) == value for name, value in pairs)
+
+    def create(self, plain: str, query: str, body: Any) -> tuple[int, dict[str, Any]]:
+        name = f"{plain}/{body['metadata']['name']}"
+        if name in self.objects:
+            return 409, {"reason": "AlreadyExists", "message": "exists"}
+        made = {**body, "metadata": {**body["metadata"], "uid": f"uid-{len(self.asked)}"}}
+        if body["kind"] == "Pod":
+            made["spec"]["nodeName"] = "worker-1"
+            running = [{"name": "node", "state": {"running": {}}}]
+            made["status"] = {
+                "phase": "Running", "podIP": f"10.244.0.{len(self.objects)}",
+                "containerStatuses": running,
+            }  # fmt: skip
+        if "dryRun" not in query:
+            self.objects[name] = made
+        return 201, made
+
+
+@pytest.fixture
+def api() -> Iterator[Api]:
+    made = Api()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def reply(self) -> None:
+            size = int(self.headers.get("Content-Length") or 0)
+            body = json.loads(self.rfile.read(size)) if size else None
+            status, answer = made.answer(self.command, self.path, body)
+            text = json.dumps(answer).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    for method in ("GET", "POST", "DELETE", "PATCH"):
+        setattr(Handler, f"do_{method}", Handler.reply)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    made.url = f"http://127.0.0.1:{server.server_port}"
+    yield made
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def kubeconfig(folder: Path, server: str) -> str:
+    path = folder / "kubeconfig"
+    path.write_text(
+        json.dumps(
+            {
+                "apiVersion": "v1", "kind": "Config", "current-context": "here",
+                "contexts": [{"name": "here", "context": {"cluster": "c", "user": "u"}}],
+                "clusters": [{"name": "c", "cluster": {"server": server}}],
+                "users": [{"name": "u", "user": {"token": "secret"}}],
+            }
+        )
+    )  # fmt: skip
+    return str(path)
+
+
+@pytest.fixture
+def cluster(api: Api, tmp_path: Path) -> Cluster:
+    return Cluster(kubeconfig(tmp_path, api.url), "", patience=0)
+
+
+def site(cluster: Cluster, *, own: bool = True, lab: str = "lab") -> Site:
+    name = "testbed-lab-1" if own else "shared"
+    owner = manifests.owner_label("jane")
+    return Site(lab, Place(cluster.kubeconfig, "here", name, own=own, owner=owner), cluster)
+
+
+def test_the_context_is_named_also_if_the_file_chooses_it(cluster: Cluster) -> None:
+    assert cluster.current() == "here"
+    assert cluster.user() == "jane"
+
+
+def test_no_kubeconfig_is_the_machines_fault(tmp_path: Path) -> None:
+    with pytest.raises(MachineError) as caught:
+        Cluster(str(tmp_path / "none"), "").client()
+    assert caught.value.missing == ("kubeconfig",)
+
+
+def test_an_api_server_that_does_not_answer(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    cluster = Cluster(kubeconfig(tmp_path, f"http://127.0.0.1:{port}"), "", patience=0)
+    with pytest.raises(NoAnswer) as caught:
+        cluster.ask("x", "GET", "/version")
+    assert caught.value.node == f"127.0.0.1:{port}"
+
+
+def test_a_busy_api_server_is_asked_again(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("testbed.nodes.kubernetes.cluster.PAUSE", 0.0)
+    cluster = Cluster(kubeconfig(tmp_path, api.url), "")
+    answers: Iterator[tuple[int, dict[str, Any]] | None] = iter([(429, {}), (503, {}), None])
+    api.refuse = lambda method, path: next(answers)
+    assert cluster.user() == "jane"
+
+
+def test_an_object_whose_answer_was_lost_is_not_created_twice(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("testbed.nodes.kubernetes.cluster.PAUSE", 0.0)
+    cluster = Cluster(kubeconfig(tmp_path, api.url), "")
+    body = {"kind": "Job", "metadata": {"name": "j"}}
+    lost = iter([True, False, False])
+
+    def refuse(method: str, path: str) -> tuple[int, dict[str, Any]] | None:
+        if next(lost):
+            api.create("/jobs", "", body)
+            return 503, {}
+        return None
+
+    api.refuse = refuse
+    made = cluster.ask("create a Job", "POST", "/jobs", body)
+    assert made["metadata"]["name"] == "j"
+
+
+def test_a_refusal_has_the_servers_words(api: Api, cluster: Cluster) -> None:
+    api.refuse = lambda method, path: (403, {"reason": "Forbidden", "message": "no"})
+    with pytest.raises(Refused) as caught:
+        cluster.ask("x", "GET", "/version")
+    assert (caught.value.status, caught.value.reason, caught.value.words) == (
+        403,
+        "Forbidden",
+        "no",
+    )
+
+
+def spec(name: str) -> NodeSpec:
+    return NodeSpec(name, f"digest-{name}")
+
+
+def test_a_lab_is_made_found_and_removed(api: Api, cluster: Cluster) -> None:
+    one = site(cluster)
+    one.try_rights("image", TERMS, privileged=False)
+    assert api.objects == {}, "a look changes nothing"
+    one.make("image", TERMS, privileged=False)
+    assert {path.split("/")[-2] for path in api.objects} == {
+        "namespaces", "serviceaccounts", "roles", "rolebindings", "jobs",
+    }  # fmt: skip
+    one.create([spec("a"), spec("b")], "image", {"b"})
+    there = one.started(["a", "b"], "image")
+    assert {name: pod.privileged for name, pod in there.items()} == {"a": False, "b": True}
+    assert labs_in(cluster, settings.Settings("", "", "", "image", TERMS)).keys() == {"lab"}
+    one.remove_nodes(["a"])
+    assert [*one.pods()] == ["b"]
+    one.remove()
+    assert api.objects == {}
+
+
+def test_calls_for_a_node_do_not_grow_with_the_lab(api: Api, cluster: Cluster) -> None:
+    one = site(cluster)
+    one.make("image", TERMS, privileged=False)
+    counts = []
+    for names in (["a"], [f"n{i}" for i in range(30)]):
+        before = len(api.asked)
+        one.create([spec(name) for name in names], "image", set())
+        one.started(names, "image")
+        counts.append((len(api.asked) - before, len(names)))
+    (few, one_node), (many, thirty) = counts
+    assert many - few == thirty - one_node
+
+
+def test_only_the_labs_own_objects_are_removed(api: Api, cluster: Cluster) -> None:
+    mine, other = site(cluster, own=False), site(cluster, own=False, lab="other")
+    for each in (mine, other):
+        each.make("image", TERMS, privileged=False)
+        each.create([spec("a")], "image", set())
+    mine.remove()
+    assert [*other.pods()] == ["a"]
+    assert mine.pods() == {}
+    assert all(o["metadata"]["labels"][LAB] == "other" for o in api.objects.values())
+
+
+def test_a_namespace_of_somebody_else_is_not_removed(api: Api, cluster: Cluster) -> None:
+    one = site(cluster)
+    path = f"/api/v1/namespaces/{one.place.namespace}"
+    foreign = {"name": one.place.namespace, "uid": "1", "labels": {LAB: "lab", OWNER: "joe"}}
+    api.objects[path] = {"kind": "Namespace", "metadata": foreign}
+    one.remove()
+    assert path in api.objects
+
+
+def test_missing_rights_are_named_before_anything_is_made(api: Api, cluster: Cluster) -> None:
+    api.allowed = False
+    with pytest.raises(MachineError) as caught:
+        site(cluster).try_rights("image", TERMS, privileged=False)
+    assert "create pods/exec" in caught.value.missing
+    assert api.objects == {}
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        ('violates PodSecurity "restricted:latest"', "kubectl label namespace shared"),
+        ("exceeded quota: few, requested: pods=1", "fewer nodes"),
+        ("failed quota: few: must specify limits.cpu", "`cpus`"),
+        ("no idea", "kubectl auth can-i"),
+    ],
+)
+def test_a_refusal_says_what_to_do(api: Api, cluster: Cluster, words: str, hint: str) -> None:
+    api.refuse = lambda method, path: (
+        (403, {"reason": "Forbidden", "message": words}) if "/pods" in path else None
+    )
+    with pytest.raises(MachineError) as caught:
+        site(cluster, own=False).try_rights("image", TERMS, privileged=True)
+    assert hint in (caught.value.hint or "")
+    assert api.objects == {}
+
+
+def test_a_new_namespace_is_waited_for(
+    api: Api, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("testbed.nodes.kubernetes.site.PAUSE", 0.0)
+    early = iter([True, True])
+    api.refuse = lambda method, path: (
+        (403, {"reason": "Forbidden", "message": "error looking up service account x/default"})
+        if "/pods" in path and next(early, False) else None
+    )  # fmt: skip
+    site(cluster).make("image", TERMS, privileged=False)
+
+
+def test_a_janitor_that_is_gone_ends_the_lab(cluster: Cluster) -> None:
+    with pytest.raises(LabError):
+        site(cluster).create([spec("a")], "image", set())
+
+
+@pytest.mark.parametrize(
+    "status",
+    [{"phase": "Failed", "reason": "Evicted"}, {"phase": "Pending", **waiting("ErrImagePull")}],
+    ids=["ended", "no image"],
+)
+def test_a_pod_that_cannot_run_ends_the_wait(
+    api: Api, cluster: Cluster, status: dict[str, Any]
+) -> None:
+    one = site(cluster)
+    one.make("image", TERMS, privileged=False)
+    one.create([spec("a")], "image", set())
+    (path,) = (path for path in api.objects if "/pods/" in path)
+    api.objects[path]["status"] = status
+    with pytest.raises(LabError):
+        one.started(["a"], "image")
+
+
+def test_a_cluster_without_room_is_told_of(
+    api: Api, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("testbed.nodes.kubernetes.site.NO_ROOM", 0.0)
+    one = site(cluster)
+    one.make("image", TERMS, privileged=False)
+    one.create([spec("a")], "image", set())
+    (path,) = (path for path in api.objects if "/pods/" in path)
+    full = {"type": "PodScheduled", "status": "False", "message": "0/2 nodes are available"}
+    api.objects[path]["status"] = {"phase": "Pending", "conditions": [full]}
+    with pytest.raises(LabError, match="0/2 nodes"):
+        one.started(["a"], "image")
+
+
+def test_a_pod_that_stays_is_told_of(
+    api: Api, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = site(cluster)
+    one.make("image", TERMS, privileged=False)
+    one.create([spec("a")], "image", set())
+    monkeypatch.setattr("testbed.nodes.kubernetes.site.END", 0.0)
+    monkeypatch.setattr(one, "_delete", lambda *_: None)
+    with pytest.raises(TimeoutExpired):
+        one.remove_nodes(["a"])
+
+
+def test_use_is_told_to_the_janitor_but_not_each_time(api: Api, cluster: Cluster) -> None:
+    one = site(cluster)
+    one.make("image", TERMS, privileged=False)
+    job = next(o for o in api.objects.values() if o["kind"] == "Job")
+    template = job["spec"]["template"]
+    path = f"/api/v1/namespaces/{one.place.namespace}/pods/janitor-1"
+    notes = template["metadata"]["annotations"]
+    meta = {"name": "janitor-1", "uid": "j", "labels": one._marks, "annotations": notes}
+    api.objects[path] = {"kind": "Pod", "metadata": meta}
+    one.used()
+    assert abs(int(notes[BEAT]) - time.time()) < 600
+    assert one.idle == 600
+    before = len(api.asked)
+    one.used()
+    assert len(api.asked) == before + 1, "one list, and no change"
+
+
+def test_a_lab_of_another_state_folder_is_not_taken(
+    api: Api, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", cluster.kubeconfig)
+    monkeypatch.delenv(CONTEXT, raising=False)
+    topology = load_text(TWO, "two.yaml")
+    first = KubernetesProvider.of(Setup(tmp_path / "one", FakeStore()))
+    first.create_fabric("two", topology)
+    second = KubernetesProvider.of(Setup(tmp_path / "two", FakeStore()))
+    with pytest.raises(UsageError):
+        second.create_fabric("two", topology)
+    assert second.labs() == []
+    monkeypatch.setenv(CONTEXT, "")
+    assert second.labs() == ["two"]
+    second.destroy("two")
+    assert api.objects == {}
+
+
+# -- streams -----------------------------------------------------------------------------
+
+
+class Peer:
+    """The server's side of a websocket on a socket pair (RFC 6455)."""
+
+    def __init__(self) -> None:
+        from websocket import WebSocket
+
+        self.sock, theirs = socket.socketpair()
+        self.client = WebSocket()
+        self.client.sock = theirs
+
+    def frame(self, data: bytes, opcode: int = 2) -> None:
+        size = len(data)
+        head = bytes([0x80 | opcode])
+        if size < 126:
+            head += bytes([size])
+        elif size < 1 << 16:
+            head += bytes([126]) + struct.pack("!H", size)
+        else:
+            head += bytes([127]) + struct.pack("!Q", size)
+        self.sock.sendall(head + data)
+
+    def take(self) -> tuple[int, bytes]:
+        """The next frame of the client: its opcode and its content."""
+        first, second = self._exactly(2)
+        size = second & 0x7F
+        if size == 126:
+            (size,) = struct.unpack("!H", self._exactly(2))
+        mask = self._exactly(4)
+        data = self._exactly(size)
+        return first & 0xF, bytes(byte ^ mask[i % 4] for i, byte in enumerate(data))
+
+    def _exactly(self, size: int) -> bytes:
+        data = b""
+        while len(data) < size:
+            more = self.sock.recv(size - len(data))
+            assert more
+            data += more
+        return data
+
+
+@pytest.fixture
+def peer() -> Iterator[Peer]:
+    made = Peer()
+    yield made
+    made.sock.close()
+
+
+def test_output_errors_and_status_come_apart(peer: Peer) -> None:
+    one = ExecChannel(peer.client)
+    peer.frame(b"\1out")
+    peer.frame(b"\2err")
+    peer.frame(b"\1" + b"x" * 70_000)
+    peer.frame(b"\3" + json.dumps({"status": "Failure", "message": "exit code 3"}).encode())
+    peer.frame(b"", opcode=8)
+    data = b""
+    while more := one.recv(1 << 20):
+        data += more
+    assert data == b"out" + b"x" * 70_000
+    assert (one.errors, one.failure) == ("err", "exit code 3")
+    assert one.recv(1) == b""
+
+
+def test_a_frame_in_pieces_is_one(peer: Peer) -> None:
+    one = ExecChannel(peer.client)
+    one.settimeout(0)
+    whole = b"\x82\x05\1abcd"
+    for byte in whole[:-1]:
+        peer.sock.sendall(bytes([byte]))
+        with pytest.raises(TimeoutError):
+            one.recv(10)
+    peer.sock.sendall(whole[-1:])
+    one.settimeout(60)
+    assert one.recv(10) == b"abcd"
+
+
+def test_input_is_sent_whole_however_slow_the_reader_is(peer: Peer) -> None:
+    one = ExecChannel(peer.client)
+    one._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    data = os.urandom(300_000)
+
+    def send() -> None:
+        rest = data
+        while rest:
+            rest = rest[one.send(rest) :]
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    seen = b""
+    while len(seen) < len(data):
+        opcode, content = peer.take()
+        assert (opcode, content[:1]) == (2, b"\0")
+        seen += content[1:]
+    thread.join()
+    assert seen == data
+
+
+def test_a_ping_is_answered_and_a_silent_server_is_asked(peer: Peer) -> None:
+    one = ExecChannel(peer.client, quiet=-1)
+    one.settimeout(0)
+    peer.frame(b"hello", opcode=9)
+    while True:
+        with pytest.raises(TimeoutError):
+            one.recv(1)
+        opcode, content = peer.take()
+        if opcode == 10:
+            break
+        assert opcode == 9
+    assert content == b"hello"
+
+
+def test_a_connection_on_which_nothing_comes_is_lost(peer: Peer) -> None:
+    one = ExecChannel(peer.client, dead=-1)
+    one.settimeout(0)
+    with pytest.raises(TimeoutError):
+        one.recv(1)
+    assert one.recv(1) == b""
+    assert one.errors
+
+
+def test_a_cut_connection_is_the_end(peer: Peer) -> None:
+    one = ExecChannel(peer.client)
+    peer.frame(b"\1half")
+    peer.sock.sendall(b"\x82\x7e\x10\x00\1never")
+    peer.sock.close()
+    assert one.recv(10) == b"half"
+    assert one.recv(10) == b""
+    with pytest.raises(OSError, match="closed"):
+        one.send(b"x")
+
+
+def test_closing_wakes_whoever_receives(peer: Peer) -> None:
+    one = ExecChannel(peer.client)
+    seen: list[bytes] = []
+    thread = threading.Thread(target=lambda: seen.append(one.recv(1)))
+    thread.start()
+    one.close()
+    one.close()
+    thread.join()
+    assert seen == [b""]
+    with pytest.raises(OSError):
+        one.send(b"x")
