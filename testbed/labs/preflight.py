@@ -43,11 +43,13 @@ def kernel_features(topology: Topology) -> set[str]:
     wanted = set(kernel.EVERY_LAB)
     for provider in topology.providers:
         wanted |= set(PROVIDERS[provider].kernel)
-    kinds = {one.kind for network in topology.networks.values() for one in network.shaping}
+    wanted |= {"tun", "nft nat"} if topology.uplinks else set()
+    ports = [port for node in topology.nodes.values() for port in node.ports]
+    # What a node sends is shaped by its own kernel, and VLANs by the bridges of this machine.
+    shaped = [port for port in ports if port.shaping and _maker(topology, port.node).shares_kernel]
+    kinds = {one.kind for port in shaped for one in port.shaping}
     wanted |= {"tbf"} if "rate" in kinds else set()
     wanted |= {"netem"} if kinds & {"delay", "loss"} else set()
-    wanted |= {"tun", "nft nat"} if topology.uplinks else set()
-    ports = (port for node in topology.nodes.values() for port in node.ports)
     wanted |= {"bridge vlan"} if any(port.vlan or port.trunk for port in ports) else set()
     for role in _roles_where(topology, lambda maker: maker.shares_kernel):
         wanted |= set(ROLES[role].kernel_for(topology))

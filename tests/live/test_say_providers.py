@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module", params=["netns", "containerlab"])
 def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    topology = load_text(text(request.param), f"{request.param}.yaml")
+    topology = load_text(text(request.param, "rate: 20mbit"), f"{request.param}.yaml")
     yield from brought_up(topology, tmp_path_factory.mktemp("state"))
 
 
 def test_nodes_are_as_the_file_says(lab: Lab) -> None:
-    check(lab)
+    check(lab, "tbf")
 
 
 def test_what_is_lost_comes_back(lab: Lab) -> None:
-    spoil_and_mend(lab)
+    spoil_and_mend(lab, "tbf")

@@ -16,6 +16,7 @@ from testbed.labs.preflight import kernel_features
 from testbed.labs.status import status
 from testbed.nodes import wiring
 from testbed.nodes.netns.provider import NetnsProvider, bridge_of, identities
+from testbed.nodes.qemu.provider import QemuProvider
 from testbed.topology import load_data, load_text
 from testbed.topology.ports import Port
 
@@ -493,6 +494,16 @@ def test_the_kernel_must_have_the_queues() -> None:
 
 
 @pytest.mark.parametrize(
+    ("provider", "needs"),
+    [("netns", {"netem"}), ("containerlab", {"netem"}), ("qemu", set()), ("vagrant", set())],
+)
+def test_the_kernel_that_shapes_is_that_of_the_nodes(provider: str, needs: set[str]) -> None:
+    slow = PLAIN.replace("10.1.0.0/24}", "10.1.0.0/24, delay: 5ms}")
+    found = kernel_features(load_text(f"{slow}provider: {provider}\n", "t.yaml"))
+    assert {"tbf", "netem"} & found == needs
+
+
+@pytest.mark.parametrize(
     ("given", "seen"),
     [("rate: 10", "10"), ("rate: 10Mbit", "'10Mbit'"), ("loss: 100%", "'100%'"),
      ("delay: 5", "5"), ("delay: 2ms 3ms", "'3ms'"), ("delay: 61s", "'61s'")],
@@ -502,7 +513,8 @@ def test_amounts_that_cannot_be(given: str, seen: str) -> None:
     assert (problem.line, seen in problem.seen, bool(problem.hint)) == (3, True, True)
 
 
-def test_only_some_providers_shape() -> None:
+def test_only_some_providers_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(QemuProvider, "shapes", False)
     text = PLAIN.replace("10.1.0.0/24}", "10.1.0.0/24, rate: 1mbit}")
     (problem,) = problems(text.replace("r: {", "r: {provider: qemu, "))
     assert (problem.line, "qemu" in problem.wanted) == (3, True)

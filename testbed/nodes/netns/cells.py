@@ -23,6 +23,7 @@ class CellProvider(Provider):
     """Methods of the contract that the provider of the cells carries out."""
 
     fabric_of = "netns"
+    shapes = True
     uplinks = True
     vlans = True
     kind: ClassVar[find.Kind]  #: of the cells
