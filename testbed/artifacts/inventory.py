@@ -195,6 +195,22 @@ INGRESS: Mapping[str, Source] = {
     ),
 }  # fmt: skip
 
+#: Docker Engine 28, for labs that ask for it. Its other parts are those of 29.
+ENGINE_28: Mapping[str, Source] = {
+    "docker-28": GoModule(
+        module="docker-28",
+        packages={
+            "dockerd": "github.com/docker/docker/cmd/dockerd",
+            "docker-proxy": "github.com/docker/docker/cmd/docker-proxy",
+        },
+        main="github.com/docker/docker",
+        stamp=("github.com/docker/docker/dockerversion.Version",),
+        release="28.5.2",
+        tags=("exclude_graphdriver_btrfs",),  # else btrfs headers are required
+        language="go1.24",  # vendor.mod says so, which Go does not read
+    )
+}
+
 COMPOSE: Mapping[str, Source] = {
     "compose": GoModule(
         module="compose",
@@ -319,6 +335,7 @@ INVENTORY = Inventory(
         **e2e.IMAGES,
     },
     roles={
+        "engine-28": ENGINE_28,
         "compose": COMPOSE,
         "crictl": CRICTL,
         "kubernetes": KUBERNETES,

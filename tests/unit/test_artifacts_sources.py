@@ -479,6 +479,22 @@ def test_a_module_of_several_programs(
     assert "+v2." in str(source.version())
 
 
+def test_engine_28_is_built_for_labs_that_ask_for_it(
+    machine: Machine, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine.answers["go"] = go("go1.99")
+    monkeypatch.setattr("testbed.process.run", machine)
+    source = INVENTORY.parts["docker-28"]
+    assert source.version() == "28.5.2"
+    assert source.fill(job) == "28.5.2"
+    builds = [call for call in machine.calls if call.argv[1] == "build"]
+    assert [Path(call.after("-o")).name for call in builds] == ["dockerd", "docker-proxy"]
+    # The module of this release has no go.mod, and Go takes such sources for Go 1.16's.
+    assert all("-gcflags=github.com/docker/docker/...=-lang=go1.24" in one.argv for one in builds)
+    assert INVENTORY.roles["docker-28"] not in ("", "docker"), "`make setup` does not build it"
+    assert INVENTORY.programs["dockerd"] == "docker"
+
+
 def test_sources_without_a_go_mod_of_their_own(
     machine: Machine, job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:

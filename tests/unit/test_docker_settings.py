@@ -18,7 +18,7 @@ from testbed.labs import offers, plan
 from testbed.labs.lab import Lab, versions_of
 from testbed.labs.live import LiveLab
 from testbed.labs.preflight import kernel_features, programs
-from testbed.nodes.engine import CONFIG
+from testbed.nodes.engine import CONFIG, parts_of
 from testbed.nodes.fake import Answer, FakeNode
 from testbed.registry import ROLES
 from testbed.roles.docker import daemon, validate
@@ -101,6 +101,29 @@ def test_the_programs_of_a_node_are_those_of_its_engine() -> None:
     }
     assert parts["old"]["docker"][0] == "docker"
     assert parts["new"]["docker"][0] == "docker-29"
+
+
+@pytest.mark.parametrize("text", ["28", '"28"', "28.5", '"28.5"'])
+def test_an_engine_by_its_version(text: str) -> None:
+    found = load_text(f"{DOCKER}docker: {{engine: {text}}}\n", "t.yaml")
+    assert engine_of(found, "n1") == "28"
+    assert parts_of("28")[0] == "docker-28"
+    assert load_data(found.to_dict(), "t.yaml") == found
+
+
+@pytest.mark.parametrize("text", ["24", '"26.1"', "28.4", "30"])
+def test_a_version_that_is_not_here_is_refused_with_those_that_are(text: str) -> None:
+    (problem,) = problems(f"{DOCKER}docker: {{engine: {text}}}\n")
+    assert "28" in problem.wanted
+    assert text.strip('"') in problem.seen
+    assert "folder" in problem.hint
+
+
+def test_nftables_needs_a_later_engine_than_28() -> None:
+    (problem,) = problems(f"{DOCKER}docker: {{engine: 28, firewall: nftables}}\n")
+    assert "engine 28" in problem.wanted
+    text = "containers: {web: {node: n1, networks: {front: {interface_name: web0}}}}\n"
+    load_text(f"{DOCKER}docker: {{engine: 28, networks: {{front: }}}}\n{text}", "t.yaml")
 
 
 def test_a_lab_needs_what_any_of_its_nodes_needs() -> None:

@@ -98,7 +98,7 @@ def _set(key: str) -> Callable[[dict[str, Any], Topology, Any], None]:
 OPTIONS = (
     Option(
         "docker",
-        "Docker Engine: debian (20.10, or 26.1 on Debian 13) or 29.",
+        "Docker Engine: debian (20.10, or 26.1 on Debian 13), 28 or 29.",
         _set("engine"),
         "no node with Docker, so engine {value} would have no effect",
         "the role docker, like docker-single",

@@ -33,12 +33,14 @@ if TYPE_CHECKING:
     from testbed.topology.tree import Tree
 
 ROLE = "docker"
-ENGINES: tuple[Release, ...] = ("20.10", "29")
+ENGINES: tuple[Release, ...] = ("20.10", "28", "29")
 DEFAULT_ENGINE: Release = "20.10"
 #: Other names of an engine; 20.10 without quotes is a number, which YAML reads as 20.1.
 #: Debian's engine has the name of Debian 12's release, even if this machine has another one.
-ENGINE_ALIASES: Mapping[str, Release] = {"debian": "20.10", "20": "20.10", "20.1": "20.10"}
-OTHERS = "or the path of a folder with another engine's programs: ./docker"
+ENGINE_ALIASES: Mapping[str, Release] = {
+    "debian": "20.10", "20": "20.10", "20.1": "20.10", "28.5": "28", "29.8": "29",
+}  # fmt: skip
+OTHERS = "for others write the path of a folder with the engine's programs: ./docker-26.1.4"
 #: Back ends for Docker's packet filter rules.  ``iptables`` is the machine's default variant;
 #: ``nftables`` is the engine's native back end, without iptables.
 Firewall = Literal["iptables", "iptables-legacy", "iptables-nft", "nftables"]
@@ -54,7 +56,10 @@ class _Release(Shape[Release]):
     """A release of the engine, as text or as a number, or a folder with another one."""
 
     def schema(self) -> dict[str, Any]:
-        releases = {"enum": [*ENGINES, 20.10, 29, *ENGINE_ALIASES, 20]}
+        texts = (*ENGINES, *ENGINE_ALIASES)
+        numbers = {float(one) for one in texts if one[0].isdigit()}
+        plain = [int(one) if one.is_integer() else one for one in sorted(numbers)]
+        releases = {"enum": [*texts, *plain]}
         return {"anyOf": [releases, whole(r"[^\0\n]*/[^\0\n]*")]}
 
     def read(self, read: Reader, at: Tree | None) -> Any:
@@ -144,8 +149,8 @@ class DockerSection(Section):
     )
     engine: Release = key(
         ENGINE,
-        "Release of Docker Engine: Debian's package (`debian` or 20.10; 26.1 on Debian 13), or 29; "
-        "or the path of a folder with the programs of another one, such as a static build.",
+        "Release of Docker Engine: 28, 29, or Debian's package (`debian` or 20.10; 26.1 on Debian "
+        "13); or the path of a folder with the programs of another one, such as a static build.",
         default=DEFAULT_ENGINE,
     )
     firewall: Firewall = key(
