@@ -39,6 +39,7 @@ FEATURES = {
     "two-node": EVERY | DOCKER | {"vxlan"},
     "two-node-udp": EVERY | DOCKER | {"tun"},
     "two-node-host-gw": EVERY | DOCKER,
+    "two-node-ipv6": EVERY | DOCKER | {"vxlan", "ip6tables nat"},
     "two-node-mixed": EVERY | DOCKER | {"vxlan", "tun"},  # the machine is plugged in by a tap
     "vxlan-10-1-16": EVERY | DOCKER | {"vxlan"},
 }

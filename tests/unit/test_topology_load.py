@@ -47,6 +47,7 @@ def test_shipped_names() -> None:
         "three-node-udp",
         "two-node",
         "two-node-host-gw",
+        "two-node-ipv6",
         "two-node-mixed",
         "two-node-udp",
         "vxlan-10-1-16",

@@ -8,6 +8,7 @@ from sabotage import (
     of_docker,
     of_flannel,
     of_ingress,
+    of_ipv6,
     of_kube_router,
     of_namespaces,
     of_performance,
@@ -22,6 +23,6 @@ from sabotage.trials import SABOTAGES
 __all__ = ["MODULES", "SABOTAGES"]
 MODULES = (
     *(of_addresses, of_docker, of_flannel, of_namespaces, of_performance),
-    *(of_routing, of_traces),
+    *(of_ipv6, of_routing, of_traces),
     *(of_cni, of_ingress, of_kube_router, of_pods, of_policies, of_services),
 )

@@ -56,10 +56,12 @@ NO_LAB = ""  #: for claims that need none
 LEGACY = "docker-single-legacy"  #: whose trace is the one that document 003 prints
 CILIUM = "k8s-cilium"
 KUBE_ROUTER = "k8s-kube-router"
+IPV6 = "two-node-ipv6-29"
 VARIANTS = {
     LEGACY: ("docker-single", Overrides(firewall="iptables-legacy")),
     CILIUM: ("k8s-two-node", Overrides(cni="cilium")),
     KUBE_ROUTER: ("k8s-two-node", Overrides(cni="kube-router")),
+    IPV6: ("two-node-ipv6", Overrides(docker="29")),
 }
 CLUSTERS = "k8s-"  #: what the names of topologies with a cluster begin with
 #: Network plugins whose programs have to be brought: none is had by building or by a package.
