@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from testbed import owner
-from testbed.errors import MachineError, UsageError
+from testbed.errors import Interrupted, MachineError, UsageError
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -126,6 +126,8 @@ class Registry(Mapping[str, T], Generic[T]):
             for part in filter(None, attribute.split(".")):
                 found = getattr(found, part)
             return self._make(found)
+        except Interrupted:
+            raise
         except (Exception, SystemExit) as error:
             raise MachineError(
                 f"{self.noun} {name} of {one.distribution} cannot be loaded from {one.value}: "
@@ -186,6 +188,8 @@ def _about(point: EntryPoint) -> str:
     try:
         command: click.Command = point.load()
         return command.get_short_help_str(limit=80)
+    except Interrupted:
+        raise
     except (Exception, SystemExit):  # noqa: BLE001  whoever uses the command is told
         return ""
 

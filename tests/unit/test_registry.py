@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from testbed import cli, registry
 from testbed.artifacts import Store
 from testbed.cli import common
 from testbed.cli import schema as schema_command
-from testbed.errors import MachineError, TopologyError
+from testbed.errors import Interrupted, MachineError, TopologyError
 from testbed.faults.force import fault_of
 from testbed.labs import preflight
 from testbed.labs.lab import Lab, Settings
@@ -148,6 +149,19 @@ def test_one_that_cannot_be_loaded_names_its_distribution(site: Path, value: str
     assert "acme-lab" in caught.value.message
     assert f"{type(caught.value.__cause__).__name__}: " in caught.value.message
     assert caught.value.hint
+
+
+def test_a_signal_while_one_is_loaded_is_no_fault_of_its(site: Path) -> None:
+    (site / "held.py").write_text("from testbed.errors import Interrupted\nraise Interrupted(15)\n")
+    install(site, "acme", slow="held:Thing")
+    things = Registry(GROUP, "thing", lambda found: found)
+    with pytest.raises(Interrupted):
+        things["slow"]
+    with pytest.raises(Interrupted):
+        things.broken()
+    point = EntryPoint("slow", "held:command", "testbed.commands")
+    with pytest.raises(Interrupted):
+        registry._about(point)
 
 
 def test_one_that_cannot_be_made_names_its_distribution(site: Path) -> None:
