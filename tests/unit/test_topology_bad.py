@@ -115,7 +115,7 @@ FORM = {
     "node with a dot": bad("name: t\nnodes: {§a.b: {}}\n", "RFC 1123|'a-b'"),
     "network name": bad(f"name: t\nnetworks: {{§LAN: {{subnet: 10.0.0.0/24}}}}\n{OK}", "'lan'"),
     "unknown provider": bad(
-        f"name: t\nprovider: §vargant\n{OK}", "netns, qemu, vagrant|'vagrant'?"
+        f"name: t\nprovider: §vargant\n{OK}", "a provider: containerlab, netns, qemu|'vagrant'?"
     ),
     "unknown provider of a node": bad(
         "name: t\nnodes: {a: {provider: §qemo}}\n",
