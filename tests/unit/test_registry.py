@@ -67,7 +67,7 @@ def things() -> Registry[object]:
 
 
 def test_ours_are_declared_like_those_of_others() -> None:
-    assert list(PROVIDERS) == ["containerlab", "netns", "qemu", "ssh", "vagrant"]
+    assert list(PROVIDERS) == ["containerlab", "kubernetes", "netns", "qemu", "ssh", "vagrant"]
     assert list(ROLES) == [
         *("bird", "docker", "etcd", "flannel", "frr", "kubernetes", "namespaces"),
     ]
@@ -192,7 +192,7 @@ def test_a_registered_provider_is_accepted(monkeypatch: pytest.MonkeyPatch) -> N
     assert preflight.programs(topology) == preflight.PROGRAMS
 
 
-@pytest.mark.parametrize("name", ["kubernetes", "elsewhere"])
+@pytest.mark.parametrize("name", ["docker", "elsewhere"])
 def test_a_provider_that_nothing_makes_is_refused(name: str) -> None:
     for lines in (f"provider: {name}\nnodes: {{a: {{}}}}", f"nodes: {{a: {{provider: {name}}}}}"):
         with pytest.raises(TopologyError):
@@ -237,7 +237,7 @@ def test_a_provider_is_constructed_from_state_and_store(tmp_path: Path) -> None:
     for kind in PROVIDERS.values():
         assert kind.of(Setup(tmp_path, store)).labs() == []
     makers = {fabric_kind(kind) for kind in PROVIDERS.values() if not kind.existing}
-    assert makers == {"netns"}
+    assert makers == {"kubernetes", "netns"}, "Pods are on the network of their cluster"
     assert fabric_kind(Elsewhere) == "elsewhere"
 
 
@@ -404,7 +404,7 @@ def test_a_broken_plugin_keeps_no_other_lab_from_anything(
     bench: Bench, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = settings()
-    assert set(found.providers) == {"containerlab", "netns", "qemu", "ssh", "vagrant"}
+    assert set(found.providers) == {*PROVIDERS} - {"broken"}
     with pytest.raises(MachineError):
         found.provider("broken")
     common.make_settings()
