@@ -115,15 +115,15 @@ FORM = {
     "node with a dot": bad("name: t\nnodes: {§a.b: {}}\n", "RFC 1123|'a-b'"),
     "network name": bad(f"name: t\nnetworks: {{§LAN: {{subnet: 10.0.0.0/24}}}}\n{OK}", "'lan'"),
     "unknown provider": bad(
-        f"name: t\nprovider: §vargant\n{OK}", "a provider: containerlab, netns, qemu|'vagrant'?"
+        f"name: t\nprovider: §vargant\n{OK}", "a provider: containerlab, |netns, qemu|'vagrant'?"
     ),
     "unknown provider of a node": bad(
         "name: t\nnodes: {a: {provider: §qemo}}\n",
-        "a provider: containerlab, netns, qemu|'qemo'|mean 'qemu'",
+        "a provider: containerlab, |netns, qemu|'qemo'|mean 'qemu'",
     ),
     "provider of a node that is no text": bad(
         "name: t\nnodes: {a: {provider: §[qemu]}}\n",
-        "a provider: containerlab, netns|a list|write text",
+        "a provider: containerlab, |netns|a list|write text",
     ),
     "unknown role": bad(
         "name: t\nnodes: {a: {roles: [§dokcer]}}\n", "a role|'dokcer'|mean 'docker'"
