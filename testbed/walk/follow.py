@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from testbed.observe.capture import PROTOCOLS
 from testbed.observe.graph import TUNNELS
-from testbed.walk.frames import Direction, Dropped, Sighting, Signature, is_error, view
+from testbed.walk.frames import Direction, Dropped, Sighting, Signature, view
 from testbed.walk.model import Change, Fact, Hop, Rule, Spot, View
 from testbed.walk.rules import BUILT_IN, Ruleset
 from testbed.walk.watch import TABLE
@@ -377,10 +377,7 @@ class Visits:
             for one in visits(seen)
             if one.packet is not None
             and signature.tell(one.packet) in {direction, None}
-            # Events cut off what an ICMP error cites. Those of one that a rule sends come before
-            # the event of the rule.
-            and (direction == "error" or not is_error(one.packet))
-        ]
+        ]  # fmt: skip
 
     def take(self, before: Sighting | None, after: Sighting | None) -> list[Visit]:
         """Return and remove the visits between two sightings, the latter in their order."""
@@ -404,8 +401,8 @@ class Visits:
                 continue
             if self._fits(one, before, after) and not _is_again(one, found):
                 found.append(one)
-            elif found:
-                break
+            elif found and one.packet and self._signature.tell(one.packet) is not None:
+                break  # others may be in between: the ICMP error that the next rule sends
         return found
 
     def rest(self) -> list[Visit]:

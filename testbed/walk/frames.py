@@ -98,14 +98,10 @@ def _icmp(packet: Packet) -> tuple[int, int] | None:
     return packet.icmp.type, packet.icmp.code
 
 
-def is_error(packet: Packet) -> bool:
-    """Tell whether a packet is an ICMP error."""
-    return packet.icmp is not None and packet.icmp.type in ERRORS.get(packet.protocol, ())
-
-
 def cited_by(packet: Packet) -> Packet | None:
     """Return the packet that an ICMP error cites, as far as it is there."""
-    if not is_error(packet):
+    found = _icmp(packet)
+    if found is None or found[0] not in ERRORS.get(packet.protocol, ()):
         return None
     return decode(packet.payload[4:], LINK_RAW[0]) if len(packet.payload) > 24 else None
 

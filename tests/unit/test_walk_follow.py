@@ -449,10 +449,12 @@ def test_traces_of_both_kinds_are_placed_on_all_of_the_way() -> None:
     ]  # fmt: skip
 
 
-def test_the_error_that_a_rule_sends_does_not_hide_the_rule() -> None:
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_the_error_that_a_rule_sends_does_not_hide_the_rule(wrapped: bool) -> None:
     """Its own events come first, between those of two chains; they cut off what it cites."""
     packet = ip("10.1.0.2", "192.0.2.9", echo())
     error = ip("10.1.0.1", "10.1.0.2", bytes([3, 3, 0, 0, 0, 0, 0, 0]) + packet, ident=77)
+    error = vxlan("192.0.2.1", "192.0.2.2", frame(A, B, error)) if wrapped else error
     mangle = Chain("ip", "mangle", "FORWARD", "forward", "filter", "mangle", "accept")
     forward = Chain("ip", "filter", "FORWARD", "forward", "filter", "filter", "accept", [6],
                     ["-A FORWARD -j REJECT"])  # fmt: skip
