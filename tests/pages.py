@@ -27,12 +27,15 @@ def write_files(page: str, folder: Path) -> Path:
 
 CONSOLE = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 ANYTHING = "..."  #: a line of a page that stands for any number of lines
-#: What differs from run to run in the output of `testbed walk`.
+#: What differs from run to run in the output of `testbed walk`, `graph` and `capture`.
 PASSING = (
     (re.compile(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}"), "MAC"),
     (re.compile(r"\bveth[0-9a-f]{7}\b"), "VETH"),
     (re.compile(r" *\d+(?:\.\d+)? ms"), " TIME"),
     (re.compile(r"\b(ICMP id|echo id) \d+(?: → \d+)?"), r"\1 NUMBER"),
+    (re.compile(r"^\d\d:\d\d:\d\d\.\d{6}", re.MULTILINE), "CLOCK"),
+    (re.compile(r"\bid \d+, seq"), "id NUMBER, seq"),
+    (re.compile(r"(\d)\.\d{5} >"), r"\1.PORT >"),
     (re.compile(r":\d{5}\b"), ":PORT"),
     (re.compile(r"\((?:REACHABLE|STALE|DELAY|PROBE)\).*"), "(STATE)"),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Literal
 import pytest
 from hops import all_listed, checked, counted, devices, end, fine, labels, rules, why
 from labs import brought_up
+from pages import masked, sessions, unlike
 
 from testbed.errors import UsageError
 from testbed.labs.live import LiveLab
@@ -112,6 +114,30 @@ def test_two_nodes_by_vxlan(vxlan: LiveLab) -> None:
     assert vtep.view is not None
     assert f"{vtep.view.dst_mac} dst 10.168.0.3" in fdb
     assert "10.168.0.3" in why(vtep)
+
+
+def test_the_page_on_graphs_shows_what_the_commands_print(vxlan: LiveLab) -> None:
+    """On a lab with another name than that of the page."""
+    env = {**environment(vxlan), "COLUMNS": "100", "TESTBED_LAB": vxlan.name}
+    found = sessions("graph.md")
+    assert [command.split()[1] for command, _ in found] == ["graph", "capture"]
+    for command, shown in found:
+        argv = [word.replace("two-node", vxlan.name) for word in shlex.split(command)[1:]]
+        with subprocess.Popen(
+            [sys.executable, "-m", "testbed", *argv],
+            env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        ) as running:  # fmt: skip
+            assert running.stderr is not None
+            listening = running.stderr.readline() if argv[0] == "capture" else ""
+            if listening:
+                walk(vxlan, "container-1", "node2/container-2", Request())
+            printed, errors = running.communicate(timeout=300)
+        assert (running.returncode, errors) == (0, "testbed: 3 packets\n" if listening else "")
+        if argv[0] == "graph":  # devices are in the order in which daemons have created them
+            there = {*masked(printed.replace(vxlan.name, "two-node")).splitlines(), "..."}
+            assert {*masked(shown).splitlines()} <= there, printed
+        else:
+            assert not (difference := unlike(shown, listening + printed)), difference
 
 
 @pytest.mark.parametrize("request_", [Request(), Request("udp", 80), Request("tcp", 81)],
