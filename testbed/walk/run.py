@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
-from testbed.errors import LabError, MachineError
+from testbed.errors import LabError, MachineError, UsageError
 from testbed.limits import FILES_PER_NODE, at_once
 from testbed.observe import taps
 from testbed.observe.conntrack import connections
@@ -86,8 +87,10 @@ class _Run:
             for one in self.inventory.machines
             if one.error
         ]
-        self.source = source_of(self.inventory, source)
-        self.target = target_of(self.inventory, target, self.source, family, self._resolve)
+        with self._running(source):
+            self.source = source_of(self.inventory, source)
+        with self._running(target):
+            self.target = target_of(self.inventory, target, self.source, family, self._resolve)
         self.request = request or (
             Request(self.target.protocol, self.target.port) if self.target.protocol else Request()
         )
@@ -97,6 +100,22 @@ class _Run:
         self.posts = {post.key: post for post in posts(lab, self.inventory)}
         if self.source.place not in self.posts:
             raise LabError(f"{source} does not answer", hint="`testbed status` shows what runs")
+
+    @contextlib.contextmanager
+    def _running(self, word: str) -> Iterator[None]:
+        """Tell a container of the lab that does not run from a place that is unknown."""
+        try:
+            yield
+        except UsageError as error:
+            machine, _, name = word.rpartition("/")
+            spec = self.lab.topology.containers.get(name)
+            if spec is not None and machine in {"", spec.node}:
+                word = f"{spec.node}/{name}"
+            elif word not in self.lab.topology.nodes:
+                raise
+            raise LabError(
+                f"{word} does not run", hint=f"`testbed start {word}` starts it"
+            ) from error
 
     def _signed(self) -> Signature:
         number = NUMBERS[0] + secrets.randbelow(NUMBERS[1] - NUMBERS[0])

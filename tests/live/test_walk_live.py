@@ -21,7 +21,7 @@ from hops import all_listed, checked, counted, devices, end, fine, labels, rules
 from labs import brought_up
 from pages import masked, sessions, unlike
 
-from testbed.errors import UsageError
+from testbed.errors import LabError, UsageError
 from testbed.labs.live import LiveLab
 from testbed.observe.inventory import inventory
 from testbed.polling import until
@@ -563,6 +563,19 @@ def test_a_lab_that_goes_away_ends_a_walk(tmp_path: Path) -> None:
             _, errors = running.communicate(timeout=120)
         assert running.returncode in {1, 4}
         assert b"Traceback" not in errors
+
+
+def test_a_container_that_does_not_run_is_no_unknown_place(vxlan: LiveLab) -> None:
+    api = vxlan.engine("node2").api
+    api.stop("container-2", 0)
+    try:
+        for ends in (("container-2", "node1"), ("node1", "node2/container-2")):
+            with pytest.raises(LabError) as error:
+                walk(vxlan, *ends, NO_ANSWER)
+            assert "testbed start node2/container-2" in (error.value.hint or "")
+    finally:
+        api.start("container-2")
+    assert until(lambda: walk(vxlan, "node2", "container-2", NO_ANSWER).arrived, 60)
 
 
 def test_an_unknown_place_has_its_nearest(vxlan: LiveLab) -> None:
