@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shlex
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -539,6 +541,34 @@ def test_the_logger_is_put_back_without_the_process_that_guards_it(row: LiveLab)
         assert eyes[post.name].warnings == []
     finally:
         b.run(["iptables-legacy", "-F"])
+
+
+REPORT = (
+    "import time; from testbed.walk import drops; kept = drops.Drops([[28, 4, [1]]]); "
+    "print('ready', flush=True); time.sleep(600)"
+)
+PROGRAM_BY_ID = 13  # BPF_PROG_GET_FD_BY_ID, linux/bpf.h
+
+
+@pytest.mark.skipif(not REPORTS, reason="this kernel does not tell its types")
+def test_the_program_that_reports_drops_goes_with_its_process() -> None:
+    with subprocess.Popen([sys.executable, "-c", REPORT], stdout=subprocess.PIPE) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == b"ready\n"
+        entries = Path(f"/proc/{running.pid}/fdinfo").iterdir()
+        text = "".join(one.read_text() for one in entries)
+        number = int(re.findall(r"^prog_id:\s*(\d+)$", text, re.MULTILINE)[0])
+        assert _is_loaded(number)
+        running.send_signal(signal.SIGKILL)
+    assert until(lambda: not _is_loaded(number), 60)
+
+
+def _is_loaded(number: int) -> bool:
+    try:
+        os.close(drops._bpf(PROGRAM_BY_ID, struct.pack("=III", number, 0, 0)))
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def environment(lab: LiveLab) -> dict[str, str]:
