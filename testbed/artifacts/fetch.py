@@ -83,6 +83,26 @@ def text(job: Job, url: str, *, within: float = STALL, limit: int = LIST_LIMIT) 
     return found.decode(errors="replace")
 
 
+class Meter:
+    """Shows the bytes of a long task and its rate, once a second."""
+
+    def __init__(self, job: Job, task: str) -> None:
+        self._job = job
+        self._task = task
+        self._told = time.monotonic(), 0
+
+    def show(self, done: int, total: int | None) -> None:
+        """Show the progress if the last line is old enough.  Numbers are bytes."""
+        at, before = self._told
+        now = time.monotonic()
+        if now - at < TELL:
+            return
+        self._told = now, done
+        of = f" of {_size(total)}" if total else ""
+        rate = max(0, done - before) / max(now - at, 0.001)
+        self._job.say(f"{self._task}, {_size(done)}{of}, {_size(rate)}/s")
+
+
 class _Download:
     """One file while it is downloaded, in as many attempts as it takes."""
 
@@ -96,7 +116,7 @@ class _Download:
         self._algorithm = algorithm
         self._hash = hashlib.new(algorithm)
         self._mark = ""  # identifies the version of the file on the server
-        self._told = time.monotonic(), 0
+        self._meter = Meter(job, "download")
 
     @property
     def digest(self) -> str:
@@ -165,14 +185,7 @@ class _Download:
             raise ArtifactError(f"{self.url} is larger than {self.limit} bytes")
 
     def _tell(self) -> None:
-        at, before = self._told
-        now = time.monotonic()
-        if now - at < TELL:
-            return
-        self._told = now, self.done
-        of = f" of {_size(self.total)}" if self.total else ""
-        rate = max(0, self.done - before) / max(now - at, 0.001)
-        self.job.say(f"download, {_size(self.done)}{of}, {_size(rate)}/s")
+        self._meter.show(self.done, self.total)
 
 
 class _Answer:

@@ -7,8 +7,8 @@ import tarfile
 import zlib
 from typing import IO, TYPE_CHECKING
 
-from testbed.artifacts.fetch import CHUNK, LIMIT
-from testbed.errors import ArtifactError
+from testbed.artifacts.fetch import CHUNK, LIMIT, Meter
+from testbed.errors import ArtifactError, Interrupted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -25,7 +25,7 @@ def extract(
     """Write members of an archive, each to its own path; no other member is ever written.
 
     ``shown`` names the archive in messages.  Raises ArtifactError for a missing or odd member and
-    a broken archive, OSError if a path cannot be written.
+    a broken archive, Interrupted, OSError if a path cannot be written.
     """
     open_ones = {_plain(name): path for name, path in wanted.items()}
     seen = []
@@ -36,9 +36,13 @@ def extract(
         if item.size > limit:
             raise ArtifactError(f"{shown} is larger than {limit} bytes")
         job.say(f"unpack {item.name}")
+        meter = Meter(job, f"unpack {item.name}")
         with open_ones.pop(_plain(item.name)).open("wb") as file:
             for part in _parts(content, shown):
+                if job.cancel.is_set():
+                    raise Interrupted(2)
                 file.write(part)
+                meter.show(file.tell(), item.size)
         if not open_ones:
             return
     missing = ", ".join(sorted(name for name in wanted if _plain(name) in open_ones))

@@ -202,6 +202,23 @@ def test_a_connection_that_breaks_always_at_the_same_place(server: Server, job: 
     assert len(server.requests) == ATTEMPTS
 
 
+def test_an_unpacked_member_has_a_rate_and_can_be_cancelled(
+    server: Server, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("testbed.artifacts.fetch.TELL", 0.0)
+    said: list[str] = []
+
+    def say(words: str) -> None:
+        said.append(words)
+        if words.startswith("unpack tool, "):
+            job.cancel.set()
+
+    url, digest = server.put(archive({"tool": bytes(4 << 20)}))
+    with pytest.raises(Interrupted):
+        Download(url, digest, "bin/tool", "tool").fill(dataclasses.replace(job, say=say))
+    assert said[-1].startswith("unpack tool, 1.0 MiB of 4.0 MiB, ")
+
+
 def test_a_file_of_unknown_size(server: Server, job: Job) -> None:
     url, digest = server.put(b"x" * 1000, sized=False)
     Download(url, digest, "bin/tool").fill(job)
