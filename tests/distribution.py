@@ -8,8 +8,6 @@ import sys
 import venv
 from pathlib import Path
 
-from hatchling.builders.sdist import SdistBuilder
-from hatchling.builders.wheel import WheelBuilder
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -17,13 +15,13 @@ ROOT = Path(__file__).parent.parent
 NAME = "container-testbed"
 
 
-BUILDERS = {"sdist": SdistBuilder, "wheel": WheelBuilder}
-
-
 def build(what: str, into: Path, source: Path = ROOT) -> Path:
     """Build the sdist or the wheel of a source tree; return the one file that was made."""
-    (made,) = BUILDERS[what](str(source)).build(directory=str(into))
-    return Path(made)
+    command = [sys.executable, "-m", "hatchling", "build", "-t", what, "-d", str(into)]
+    done = subprocess.run(command, cwd=source, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (made,) = into.iterdir()
+    return made
 
 
 def install(wheel: Path, into: Path) -> Path:
@@ -36,9 +34,14 @@ def install(wheel: Path, into: Path) -> Path:
     packages = next(into.glob("lib/python*/site-packages"))
     programs = into / "bin"
     add(wheel, programs)
+    share(packages)
+    return programs
+
+
+def share(packages: Path) -> None:
+    """Link all distributions that ours requires, and no others, into a folder of packages."""
     for name in required():
         _share(name, packages)
-    return programs
 
 
 def add(wheel: Path, programs: Path) -> None:

@@ -126,7 +126,7 @@ class Runner:
 
     def __post_init__(self) -> None:
         for name in ("workspace", "temp", "home"):
-            (self.folder / name).mkdir()
+            (self.folder / name).mkdir(parents=True)
         self.summary = self.folder / "summary.md"
         self.summary.write_text("")
 
