@@ -15,7 +15,7 @@ import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 import pytest
@@ -377,6 +377,13 @@ def test_a_mixed_lab_looked_at(
     found = json.loads(testbed("status", "--json").out)["nodes"]
     assert {node["name"]: node["provider"] for node in found} == {"a": "netns", "b": "qemu"}
     assert "2 of 2" in testbed("ls").out
+
+    def nodes(lab: str) -> NoReturn:
+        raise LabError(f"the cluster of {lab} does not answer")
+
+    with monkeypatch.context() as lost:
+        lost.setattr(bench.provider, "nodes", nodes)
+        assert "? of 2" in testbed("ls").out
     assert testbed("down").out.startswith("mixed: removed")
     file.write_text("name: mixed\nnodes: {a: {}, b: {}}\n")
     assert testbed("up", str(file), "-q").status == 0

@@ -11,13 +11,14 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 from plugins import Elsewhere, declare_elsewhere
 
 from testbed import files, leaks
 from testbed.artifacts.cache import Cache
+from testbed.errors import LabError
 from testbed.labs.state import Record, State
 from testbed.leftover import AGE, Judge, Leftover
 from testbed.nodes.netns import cgroups, find, leftovers
@@ -96,6 +97,20 @@ def test_a_lab_of_which_nothing_runs_is_not_live(
     bench.state.write(Record("lab", {}))
     monkeypatch.setattr(bench.provider, "labs", lambda: ["lab"])
     assert [one.kind for one in look()] == ["record"]
+
+
+def test_a_lab_whose_place_does_not_answer_may_be_live(
+    look: Look, bench: Bench, quiet: list[find.Init], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del quiet
+
+    def nodes(lab: str) -> NoReturn:
+        raise LabError(f"the cluster of {lab} does not answer")
+
+    bench.state.write(Record("lab", {}))
+    monkeypatch.setattr(bench.provider, "labs", lambda: ["lab"])
+    monkeypatch.setattr(bench.provider, "nodes", nodes)
+    assert look() == []
 
 
 def test_leftovers_of_a_provider_are_reported(
