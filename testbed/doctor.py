@@ -343,7 +343,7 @@ def _artifacts(store: Store, entries: Sequence[Entry]) -> list[Requirement]:
             )
         )
     if old := [entry for entry in entries if entry.state == "old"]:
-        found.append(_several("old artifacts", old, (), "; nothing uses them any more"))
+        found.append(_several("old artifacts", old, (), "; `testbed artifacts prune` lists them"))
     return found
 
 

@@ -26,6 +26,7 @@ from testbed.topology.keys import IMAGE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
     from testbed.artifacts.config import Policy
     from testbed.artifacts.images import Brought, Way, Ways
@@ -584,7 +585,7 @@ class Store:
         files that it has open, but cannot start a removed program again.  The user's
         own files are not touched.
         """
-        from testbed.artifacts.images import entry_name, prune
+        from testbed.artifacts.images import entry_name
 
         wanted = name and self._inventory.programs.get(name, _plain(name))
         image = name and entry_name(Reference.parse(name))
@@ -595,14 +596,28 @@ class Store:
             if (wanted is None or record.name in {wanted, f"{wanted}-path", image})
             and key in {None, record.key}
         }
-        freed = 0
-        for record in records:
-            if record.key in doomed or record.of in doomed:
-                self._cache.remove(record, cancel=self._cancel)
-                freed += record.size
+        freed = self._remove(records, doomed)
         if wanted is None:
             remove_tree(self._cache.shared)
-        elif any(record.key in doomed and record.origin == "pulled" for record in records):
+        return freed
+
+    def prune(self) -> int:
+        """Remove the entries that are no longer used (``old``); return the bytes freed.
+
+        A lab that an earlier version of testbed created may use them; see :meth:`remove`.
+        """
+        old = {entry.key for entry in self.list() if entry.state == "old"}
+        return self._remove(self._cache.records(), old)
+
+    def _remove(self, records: Iterable[Record], doomed: AbstractSet[str]) -> int:
+        """Remove the entries with these keys, and those built from them."""
+        from testbed.artifacts.images import prune
+
+        gone = [record for record in records if record.key in doomed or record.of in doomed]
+        for record in gone:
+            self._cache.remove(record, cancel=self._cancel)
+        freed = sum(record.size for record in gone)
+        if any(record.origin == "pulled" for record in gone):
             left = [record.path for record in self._cache.records() if record.origin == "pulled"]
             freed += prune(self._cache.shared, left)
         self._known.clear()

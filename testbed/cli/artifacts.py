@@ -8,6 +8,7 @@ import click
 
 from testbed.cli import common
 from testbed.registry import ROLES
+from testbed.spelling import counted
 
 if TYPE_CHECKING:
     from testbed.artifacts import Store
@@ -96,6 +97,27 @@ def remove(names: tuple[str, ...], everything: bool) -> None:
     store = common.make_settings().store
     freed = store.remove() if everything else sum(store.remove(name) for name in names)
     click.echo(f"freed {_size(freed)}")
+
+
+@command.command("prune")
+@click.option("--yes", "-y", "remove_them", is_flag=True, help="Remove them.")
+def prune(remove_them: bool) -> None:
+    """List artifacts that are no longer used, or remove them with --yes.
+
+    They are of an earlier version of testbed, or were built from an artifact that has been removed.
+    """
+    store = common.make_settings().store
+    old = [entry for entry in store.list() if entry.state == "old"]
+    if not old:
+        click.echo("no old artifacts")
+    elif remove_them:
+        click.echo(f"freed {_size(store.prune())}")
+    else:
+        rows = [(e.name, e.version or "-", e.origin, _size(e.size)) for e in old]
+        common.table(rows, ("NAME", "VERSION", "FROM", "SIZE"))
+        size = _size(sum(entry.size for entry in old))
+        words = counted(len(old), "old artifact")
+        click.echo(f"{words}, {size}: `testbed artifacts prune --yes` removes them")
 
 
 def _size(count: int) -> str:

@@ -419,6 +419,22 @@ def test_what_was_made_from_something_that_is_gone_is_old(house: House) -> None:
     assert [e.state for e in store.list() if e.name == "plant"] == ["old"]
 
 
+def test_prune_removes_what_is_old_and_nothing_else(house: House) -> None:
+    store = house.store()
+    store.binary("dockerd")
+    house.docker.programs = ("dockerd", "runc", "ctr")  # another recipe
+    store.binary("dockerd")
+    gone = store.keep("plant", Plant(("plant",), "gone"))
+    kept = store.keep("seed", Made(("seed",)))
+    old = [entry for entry in store.list() if entry.state == "old"]
+    assert sorted(entry.name for entry in old) == ["docker", "plant"]
+    assert store.prune() == sum(entry.size for entry in old)
+    assert [entry for entry in store.list() if entry.state == "old"] == []
+    assert (gone.exists(), kept.exists()) == (False, True)
+    assert [e.name for e in store.list() if e.state == "cached"] == ["docker", "seed"]
+    assert store.prune() == 0
+
+
 def test_a_disk_that_gets_full_is_told_with_the_way_out(house: House) -> None:
     says = "mke2fs: No space left on device"
     house.docker.error = CommandError(["mke2fs"], where="here", status=1, stderr=says)

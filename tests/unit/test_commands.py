@@ -199,6 +199,20 @@ def test_a_malformed_artifact(command: list[str], given: str, testbed: Testbed) 
     assert said.err == f"testbed: --artifact {given}: wanted NAME=PATH\n"
 
 
+def test_prune_lists_what_it_removes_with_yes(
+    testbed: Testbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TESTBED_CACHE", str(tmp_path))
+    entry = tmp_path / "flanneld-v0.1-abcd"
+    entry.mkdir()
+    record = {"name": "flanneld", "version": "v0.1", "key": "abcd", "origin": "go", "size": 5000000}
+    (entry / "artifact.json").write_text(json.dumps(record))
+    for argv, here in ((["prune"], True), (["prune", "--yes"], False), (["prune"], False)):
+        said = testbed("artifacts", *argv)
+        assert (said.status, entry.exists()) == (0, here)
+        assert ("v0.1" in said.out, "5.0 MB" in said.out) == (here, argv != ["prune"] or here)
+
+
 # -- network plugins -----------------------------------------------------------------
 
 
