@@ -20,6 +20,7 @@ from testbed.errors import TestbedError, UsageError
 from testbed.pytest_plugin import (
     ALONE,
     CATALOGUE,
+    CHANGES,
     CLAIM,
     FINDINGS,
     LAB,
@@ -265,6 +266,13 @@ def is_alone(item: pytest.Item) -> bool:
     return item.get_closest_marker(ALONE) is not None
 
 
+def changes_machines(item: pytest.Item) -> bool:
+    """Tell whether a test changes the machines of its lab, by its mark or by its faults."""
+    return item.get_closest_marker(CHANGES) is not None or bool(
+        fixtures_of(item, frozenset({"fault"}))
+    )
+
+
 def catalogue_of(config: pytest.Config) -> Catalogue:
     """Return the catalogue of the run.  Raises UsageError."""
     if CATALOGUE not in config.stash:
@@ -311,7 +319,11 @@ def _unknown(
 
 @pytest.fixture
 def _testbed_needed(request: pytest.FixtureRequest) -> None:
-    """Skip a test, with the reason, if its lab lacks a required feature."""
+    """Skip a test, with the reason, if its lab lacks a feature or must not be changed."""
+    if changes_machines(request.node) and not request.config.option.testbed_allow_changes:
+        topology = _lab_under(request).topology
+        if topology.existing:
+            pytest.skip(f"it changes {topology.attached}, and changes are not allowed")
     wanted = needs_of(request.node)
     if wanted - {"none"}:  # arithmetic needs no lab at all
         missing = sorted(wanted - features(_lab_under(request).topology))
@@ -343,7 +355,8 @@ def features(topology: Topology) -> set[str]:
 def pytest_runtest_setup(item: pytest.Item) -> Any:
     if (refusal := item.config.stash.get(REFUSAL, None)) is not None:
         pytest.fail(refusal, pytrace=False)
-    if any(item.iter_markers(NEEDS)):  # not an autouse fixture, since most tests have no such mark
+    # Not an autouse fixture, since most tests have no such mark.
+    if any(item.iter_markers(NEEDS)) or changes_machines(item):
         getattr(item, "fixturenames", []).insert(0, NEEDED)
     try:
         return (yield)

@@ -51,7 +51,9 @@ REFUSED: pytest.StashKey[list[TestbedError]] = pytest.StashKey()
 PROBLEMS: pytest.StashKey[list[TestbedError]] = pytest.StashKey()
 VARIABLE = "TESTBED_LAB"
 SCHEME = "testbed://"  #: of testinfra's hostspecs; `testbed.hostspec` has the rest
-CLAIM, NEEDS, ALONE = MARKS = ("testbed_claim", "testbed_needs", "testbed_alone")
+CLAIM, NEEDS, ALONE, CHANGES = MARKS = (
+    "testbed_claim", "testbed_needs", "testbed_alone", "testbed_changes",
+)  # fmt: skip
 CHECKS = "testbed-checks"  #: plugin name of the part that is loaded later
 TESTINFRA_HOST = "_testinfra_host"  #: the fixture that testinfra's own ``host`` uses
 OF_A_LAB = frozenset({"lab", "nodes", "fault", "walk"})  #: fixtures below that need a lab
@@ -91,6 +93,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "one; repeatable (default: the folder claims beside the lab's topology, else those of "
         "[tool.testbed] in pyproject.toml, else the shipped one)",
     )
+    group.addoption(
+        "--testbed-allow-changes",
+        action="store_true",
+        help=f"on a lab of machines that exist already, run tests with the mark {CHANGES} too",
+    )
 
 
 def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
@@ -104,6 +111,7 @@ def pytest_configure(config: pytest.Config) -> None:
         f"{CLAIM}(id): the test checks this claim of a catalogue",
         f"{NEEDS}(*features): requirements of the test: docker, flannel, flannel-udp, ...",
         f"{ALONE}: the test measures, and needs a quiet machine",
+        f"{CHANGES}: the test changes the machines, so it is left out where they exist already",
     ):
         config.addinivalue_line("markers", line)
 

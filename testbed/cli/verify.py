@@ -48,6 +48,10 @@ FILES = 128  # open files, for captures on several nodes at once
     help="Break the lab as the catalogue's sabotages say: each check must fail.",
 )  # fmt: skip
 @click.option("--provider", metavar="NAME", help="Only labs whose nodes have this provider.")
+@click.option(
+    "--allow-changes", is_flag=True,
+    help="On machines that exist already: run checks that change them, too.",
+)  # fmt: skip
 @click.option("-k", "expression", default="", metavar="EXPRESSION", help="Same as pytest's -k.")
 @common.catalogue_option
 @click.option(
@@ -71,6 +75,7 @@ def command(
     recovery: bool,
     prove: bool,
     provider: str | None,
+    allow_changes: bool,
     expression: str,
     catalogues: tuple[str, ...],
     claims: tuple[str, ...],
@@ -138,7 +143,9 @@ def command(
     if rerun_failed and not catalogues:
         catalogues = last.catalogues(settings.state.path)
     catalogue = choose(catalogues, source=common.file_of(one) if one else "")
-    selection = Selection(expression, claims, documents, paths, catalogue=catalogue)
+    selection = Selection(
+        expression, claims, documents, paths, changes=allow_changes, catalogue=catalogue
+    )
     output = Output(
         json_file=json_file, junit=junit, html=html, markdown=markdown, lang=lang,
         evidence=evidence, quiet=quiet, catalogue=catalogue,

@@ -36,7 +36,8 @@ class Selection:
     selected.  ``of`` are the documents that a lab is for: claims of other documents
     are not selected.  With ``only``, claims and tests are selected only if they need
     one of its features; a claim also if its id is in ``only``.  Tests of ``beside``
-    run in addition to those of the catalogue, as far as they use the lab.
+    run in addition to those of the catalogue, as far as they use the lab.  Checks that
+    change machines that exist already run only with ``changes``.
     """
 
     expression: str = ""
@@ -47,6 +48,7 @@ class Selection:
     of: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     beside: Beside | None = None
+    changes: bool = False
     catalogue: Catalogue = field(default_factory=Catalogue, repr=False, compare=False)
 
     @property

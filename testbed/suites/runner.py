@@ -220,8 +220,8 @@ def run(
         # Files of the same name in several folders are different modules.
         arguments += ["--import-mode", "importlib"]
         arguments += ["-o", f"pythonpath={shlex.join(map(str, folders))}"]
-    if selection.expression:
-        arguments += ["-k", selection.expression]
+    arguments += ["--testbed-allow-changes"] if selection.changes else []
+    arguments += ["-k", selection.expression] if selection.expression else []
     if helpers := sys.modules.get("testbed.suites.helpers"):
         helpers.IN_VAIN.clear()  # the timeouts of the previous run
     results = collector.results

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,12 +14,14 @@ import pytest
 from topology_texts import problems
 
 from testbed import cli, owner
+from testbed.catalogues.shipped import FOLDER
 from testbed.cli import common
 from testbed.errors import LabError, NoSuchNode, StepsFailed, UsageError
 from testbed.faults.force import Faults, fault_of
 from testbed.labs import plan
 from testbed.labs.existing import SYSTEM
 from testbed.labs.lab import Lab
+from testbed.labs.live import LiveLab
 from testbed.labs.status import status
 from testbed.nodes.attachable import AttachedProvider
 from testbed.nodes.base import NodeSpec, Service, Setup
@@ -26,6 +30,8 @@ from testbed.nodes.openssh import client
 from testbed.nodes.openssh.node import ExistingNode
 from testbed.nodes.openssh.provider import SshProvider
 from testbed.registry import PROVIDERS
+from testbed.suites.model import Selection
+from testbed.suites.runner import run
 from testbed.testing.fakes import declare
 from testbed.topology import load_text
 from testbed.topology.load import load_data
@@ -432,3 +438,72 @@ def test_the_lab_is_updated_and_not_broken(racks: Settings, text: Topology) -> N
 def test_doctor_tells_what_it_needs(capfd: pytest.CaptureFixture[str]) -> None:
     cli.run(["doctor", "--provider", "ssh"])
     assert "ssh" in capfd.readouterr().out
+
+
+# -- checks that change a machine ------------------------------------------------------------
+
+CHECKS = """\
+import pytest
+
+
+@pytest.mark.testbed_changes
+def test_changes(lab):
+    pass
+
+
+def test_breaks(fault):
+    pass
+
+
+def test_looks(lab):
+    pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("provider", "allowed", "outcomes"),
+    [
+        ("racks", False, ["skipped", "skipped", "passed"]),
+        ("racks", True, ["passed", "passed", "passed"]),
+        ("netns", False, ["passed", "passed", "passed"]),
+    ],
+)
+def test_checks_that_change_machines_run_only_where_allowed(
+    racks: Settings, tmp_path: Path, provider: str, allowed: bool, outcomes: list[str]
+) -> None:
+    lab = Lab("shop", racks)
+    lab.up(shop(LAB.replace("racks", provider)))
+    file = tmp_path / f"test_changes_{provider}_{allowed}.py"
+    file.write_text(CHECKS)
+    selection = Selection(paths=(file,), changes=allowed)
+    live = LiveLab(lab.context())
+    results = run(live, selection)
+    live.close()
+    assert [one.outcome for one in results.checks] == outcomes
+    if "skipped" in outcomes:
+        assert "racks in memory" in results.checks[0].problem
+
+
+def test_no_shipped_check_changes_a_machine_without_its_mark() -> None:
+    """Helpers that change something are used by marked checks alone."""
+    words = re.compile(
+        r"\b(extra_container|extra_network|undone|link_down|sysctl_set|serving)\("
+        r"|\.(put|provide|offer)\("
+    )
+    found = {}
+    for path in sorted(FOLDER.glob("test_*.py")):
+        text = path.read_text(encoding="utf-8")
+        if not re.search(r'testbed_needs\("(docker|flannel|etcd)', text):
+            continue
+        for node in ast.parse(text).body:
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+                marks = " ".join(map(ast.unparse, node.decorator_list))
+                needs_pods = re.search(r"pods|kubernetes|namespaces|cilium", marks + _mark_of(text))
+                if words.search(ast.unparse(node)) and "testbed_changes" not in marks:
+                    found[f"{path.name}::{node.name}"] = bool(needs_pods)
+    assert [name for name, elsewhere in found.items() if not elsewhere] == []
+
+
+def _mark_of(text: str) -> str:
+    found = re.search(r"^pytestmark = (.*)$", text, re.MULTILINE)
+    return found[1] if found else ""

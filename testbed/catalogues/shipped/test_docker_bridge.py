@@ -120,6 +120,7 @@ def test_a_bridge_named_docker0_is_in_the_hosts_namespace(
     assert not links(observe, inside, "type", "bridge")
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("bridge-docker0-created-at-first-start")
 def test_the_daemon_makes_docker0_at_its_first_start(machine: Inside, observe: Observation) -> None:
     assert link(observe, machine, BRIDGE) == {}, "docker0 is there before Docker has ever run"
@@ -131,6 +132,7 @@ def test_the_daemon_makes_docker0_at_its_first_start(machine: Inside, observe: O
         )
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("bridge-docker0-address-172")
 def test_docker0s_address_begins_with_172(machine: Inside, observe: Observation) -> None:
     with fresh_docker(machine) as fresh:
@@ -172,6 +174,7 @@ def test_docker0s_address_is_not_a_32(node: Node, observe: Observation) -> None:
     assert [route["dst"] for route in connected] == wanted
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("ip-container-range-is-24")
 def test_the_containers_range_is_24_only_where_it_is_set(
     machine: Inside, observe: Observation
@@ -314,6 +317,7 @@ def test_the_first_container_has_172_17_0_2(lab: LiveLab, node: Node, observe: O
     )
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("bridge-one-bridge-per-host")
 def test_all_containers_share_a_bridge_only_in_the_default_network(
     lab: LiveLab, node: Node, observe: Observation
@@ -332,6 +336,7 @@ def test_all_containers_share_a_bridge_only_in_the_default_network(
         )
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("bridge-docker0-four-ports")
 def test_docker0_has_four_ports_when_there_are_four_network_namespaces(
     lab: LiveLab, node: Node, observe: Observation
@@ -349,6 +354,7 @@ def test_docker0_has_four_ports_when_there_are_four_network_namespaces(
             observe.fails_when("another number of them runs: five", len(names) == 5)
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("bridge-two-containers-two-ports")
 def test_two_containers_are_two_ports(lab: LiveLab, node: Node, observe: Observation) -> None:
     before = {port["ifname"]: port for port in ports(observe, node)}
@@ -397,6 +403,7 @@ def test_nginx_2_curls_172_17_0_2(lab: LiveLab, node: Node, observe: Observation
     assert client.address != "172.17.0.2"
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("bridge-docker0-links-local-containers")
 def test_without_docker0_the_containers_do_not_reach_each_other(
     lab: LiveLab, node: Node, observe: Observation
@@ -418,6 +425,7 @@ def test_without_docker0_the_containers_do_not_reach_each_other(
     observe.holds(answers(observe, one, other.address), "once it is up they go on")
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("bridge-docker0-routes-to-container")
 def test_docker0_delivers_and_does_not_route(
     lab: LiveLab, node: Node, observe: Observation
@@ -451,6 +459,7 @@ def test_docker0_delivers_and_does_not_route(
 # -- from outside -------------------------------------------------------------------
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("bridge-not-addressable-from-outside")
 @pytest.mark.testbed_needs("plain-docker", "gateway")
 def test_outside_docker0_is_known_only_by_a_route(
@@ -469,6 +478,7 @@ def test_outside_docker0_is_known_only_by_a_route(
         )
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("bridge-container-ip-not-reachable-externally")
 @pytest.mark.testbed_needs("plain-docker", "gateway")
 def test_outside_a_container_is_reached_only_by_a_route_and_with_leave(

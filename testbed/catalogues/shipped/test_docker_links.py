@@ -55,6 +55,7 @@ def veths(observe: Observation, container: LiveContainer) -> list[dict[str, Any]
 # -- the pairs ------------------------------------------------------------------
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("veth-pair-per-container")
 def test_each_container_brings_one_veth_pair(
     lab: LiveLab, node: Node, observe: Observation
@@ -155,6 +156,7 @@ def test_the_container_has_the_far_end_of_a_pair(
     observe.holds(found == [container.address], f"it has the container's address {found}")
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("veth-links-container-and-host-netns")
 def test_the_pair_carries_all_between_container_and_host(
     lab: LiveLab, node: Node, observe: Observation
@@ -315,6 +317,7 @@ def test_packets_go_eth0_veth_docker0_veth_eth0(
     show_path(lab, observe, place_of(client), place_of(server))
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("arp-seen-with-http")
 def test_arp_is_seen_only_when_the_neighbour_is_not_known(
     lab: LiveLab, node: Node, observe: Observation

@@ -133,6 +133,7 @@ def test_whether_a_container_has_its_own_namespace_depends_on_its_mode(
 # -- bridge -----------------------------------------------------------------------
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("mode-bridge-is-default")
 def test_bridge_mode_is_the_default(lab: LiveLab, node: Node, observe: Observation) -> None:
     with extra_container(lab, node) as name:
@@ -181,6 +182,7 @@ def test_in_host_mode_no_namespace_is_asked_for(
     assert [entry.get("path", "") for entry in other] == [""], "nor is it in bridge mode"
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("mode-host-uses-host-eth0")
 @pytest.mark.testbed_needs("gateway")
 def test_in_host_mode_traffic_uses_the_hosts_eth0(
@@ -221,6 +223,7 @@ def test_in_host_mode_ports_are_the_hosts(
     assert mapped == [], "the port is mapped"
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("mode-host-port-conflict")
 def test_in_host_mode_a_port_can_be_taken(lab: LiveLab, node: Node, observe: Observation) -> None:
     engine = lab.engine(node.name)
@@ -283,6 +286,7 @@ def test_in_host_mode_nothing_is_translated(
     )
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("mode-host-no-isolation")
 def test_in_host_mode_nothing_of_the_host_is_hidden(
     lab: LiveLab, node: Node, in_host_mode: LiveContainer, observe: Observation
@@ -314,6 +318,7 @@ def test_in_container_mode_the_namespace_is_the_others(
     observe.holds(shared != namespace(observe, node, 1), "that is not the host's")
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("mode-container-lookup-then-join")
 def test_in_container_mode_the_other_is_looked_up_first(
     lab: LiveLab, node: Node, observe: Observation
@@ -340,6 +345,7 @@ def test_in_container_mode_the_other_is_looked_up_first(
         observe.holds(refused, "with a partner that does not run there is nothing to join")
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("mode-container-localhost")
 def test_in_container_mode_localhost_is_shared(
     lab: LiveLab, node: Node, observe: Observation
@@ -377,6 +383,7 @@ def test_in_none_mode_a_container_has_its_own_namespace(
     )
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("mode-none-unconfigured")
 def test_in_none_mode_nothing_is_set_up(
     lab: LiveLab, node: Node, in_none_mode: LiveContainer, observe: Observation
@@ -391,6 +398,7 @@ def test_in_none_mode_nothing_is_set_up(
     observe.holds(after <= before, "one more such container adds no port to docker0")
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("mode-none-manual-networking")
 def test_in_none_mode_a_network_can_be_made_by_hand(
     lab: LiveLab, node: Node, in_none_mode: LiveContainer, observe: Observation

@@ -76,6 +76,7 @@ def inbound(lab: LiveLab) -> Exchange:
     return Exchange(page, dict(zip(points, seen, strict=True)))
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("nat-publish-given-port")
 def test_minus_p_opens_a_port_of_the_host(
     lab: LiveLab, node: Node, outside: Node, observe: Observation
@@ -91,6 +92,7 @@ def test_minus_p_opens_a_port_of_the_host(
     assert after is None, "something answers once the container has gone"
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("nat-publish-all-exposed")
 def test_capital_p_opens_ports_of_the_host(
     lab: LiveLab, node: Node, outside: Node, observe: Observation
@@ -256,6 +258,7 @@ def outbound(lab: LiveLab) -> Exchange:
     return Exchange(page, dict(zip(points, seen, strict=True)))
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("nat-outbound-source-is-container")
 def test_a_packet_starts_with_the_containers_address(
     lab: LiveLab, node: Node, outside: Node, outbound: Exchange, observe: Observation
@@ -270,6 +273,7 @@ def test_a_packet_starts_with_the_containers_address(
         )
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("nat-outbound-eth0-to-docker0")
 def test_it_passes_eth0_veth_and_docker0(outbound: Exchange, observe: Observation) -> None:
     way = ["eth0 of the container", "veth", "docker0"]
@@ -283,6 +287,7 @@ def test_it_passes_eth0_veth_and_docker0(outbound: Exchange, observe: Observatio
     observe.holds(times == sorted(times), "in this order")
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("nat-outbound-bridge-forwards-to-eth0")
 def test_it_is_the_hosts_ip_layer_that_forwards(
     lab: LiveLab, node: Node, outside: Node, outbound: Exchange, observe: Observation
@@ -312,6 +317,7 @@ def test_it_is_the_hosts_ip_layer_that_forwards(
     )
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("nat-outbound-snat-to-eth0-address")
 def test_the_source_becomes_the_address_of_eth0(
     lab: LiveLab, node: Node, outbound: Exchange, observe: Observation
@@ -330,6 +336,7 @@ def test_the_source_becomes_the_address_of_eth0(
     show_path(lab, observe, place_of(client), outside_node(lab).name)
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("nat-outbound-reaches-external")
 def test_it_reaches_the_target(
     lab: LiveLab, node: Node, outbound: Exchange, observe: Observation
@@ -341,6 +348,7 @@ def test_it_reaches_the_target(
         assert client_of(outbound.page) == node_address(lab, node)
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("nat-outside-sees-internal-addresses-as-private")
 @pytest.mark.testbed_needs("plain-docker")
 def test_no_inner_address_is_seen_outside(

@@ -80,6 +80,7 @@ def mac(observe: Observation, container: LiveContainer) -> str:
     return str(link(observe, container, "eth0")["address"])
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("ip-broadcast-reaches-all")
 @pytest.mark.testbed_needs("docker")
 def test_broadcast_address_reaches_all_neighbours(
@@ -115,6 +116,7 @@ def test_broadcast_address_reaches_all_neighbours(
     )
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("arp-resolves-ip-to-mac")
 @pytest.mark.testbed_needs("docker")
 def test_arp_finds_the_mac_of_an_address(
@@ -137,6 +139,7 @@ def test_arp_finds_the_mac_of_an_address(
     observe.holds(known.get(receiver.address) == real, "the neighbour table has it")
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("l2-docker0-is-switch")
 @pytest.mark.testbed_needs("docker")
 def test_docker0_forwards_frames_unchanged(
@@ -154,6 +157,7 @@ def test_docker0_forwards_frames_unchanged(
     observe.holds((after[0].src_mac, after[0].dst_mac) == macs, "from container to container")
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("l2-docker0-cam-lookup")
 @pytest.mark.testbed_needs("docker")
 def test_docker0_sends_to_the_port_of_the_destinations_mac(
@@ -175,6 +179,7 @@ def test_docker0_sends_to_the_port_of_the_destinations_mac(
     observe.holds(not requests(elsewhere, *pair), f"and not by {aside}")
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_needs("docker")
 def test_neighbours_fetch_each_others_page(
     observe: Observation, neighbours: list[LiveContainer]
@@ -206,6 +211,7 @@ def test_overlay_connects_all_containers_of_all_hosts(lab: LiveLab, observe: Obs
             assert client_of(page) == client.address, "the server sees another address"
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("flannel-overlay-software-on-host-network")
 @pytest.mark.testbed_needs("flannel", "docker", "gateway", "flannel-defaults")
 def test_hosts_need_an_overlay_to_join_their_containers(lab: LiveLab, observe: Observation) -> None:
@@ -288,6 +294,7 @@ def test_mtu_leaves_room_for_what_the_back_end_adds(lab: LiveLab, observe: Obser
 # -- document 004 --------------------------------------------------------
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("flannel-backends-vxlan-udp")
 @pytest.mark.testbed_needs("etcd", "flannel", "gateway")
 def test_flannel_is_vxlan_or_udp(lab: LiveLab, observe: Observation) -> None:
@@ -349,6 +356,7 @@ def test_containers_have_addresses_of_their_hosts_range(lab: LiveLab, observe: O
             )
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("flannel-example-ip-masq")
 @pytest.mark.testbed_needs("etcd", "flannel", "gateway", "flannel-defaults")
 def test_ip_masq_masquerades_what_leaves_the_overlay(lab: LiveLab, observe: Observation) -> None:
@@ -370,6 +378,7 @@ def test_ip_masq_masquerades_what_leaves_the_overlay(lab: LiveLab, observe: Obse
     assert ip_address(without.pop()) in IPv4Network(overlay(lab).network), "without, its own"
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("flannel-example-iface")
 @pytest.mark.testbed_needs("etcd", "flannel", "gateway")
 def test_iface_eth0_chooses_the_interface_between_hosts(lab: LiveLab, observe: Observation) -> None:

@@ -42,6 +42,7 @@ ABSENT = "10.168.0.99"
 ABSENT_VTEP = "02:00:5e:00:53:99"
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("flannel-subnet-mapping-in-etcd")
 @pytest.mark.testbed_needs("etcd", "flannel", "docker", "flannel-defaults")
 def test_etcd_says_which_host_has_which_subnet(lab: LiveLab, observe: Observation) -> None:
@@ -102,6 +103,7 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(name.rpartition("/")[2] for name in sorted(names))
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("flannel-etcd-subnet-keys")
 @pytest.mark.testbed_needs("etcd", "flannel", "docker", "gateway", "flannel-defaults")
 def test_three_hosts_have_the_three_printed_keys(lab: LiveLab, observe: Observation) -> None:
@@ -129,6 +131,7 @@ def test_three_hosts_have_the_three_printed_keys(lab: LiveLab, observe: Observat
         assert own == [subnet_key(chosen)]
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("flannel-etcd-key-naming")
 @pytest.mark.testbed_needs("etcd", "flannel", "flannel-defaults")
 def test_key_is_the_subnet_with_a_hyphen_for_the_slash(lab: LiveLab, observe: Observation) -> None:
@@ -140,6 +143,7 @@ def test_key_is_the_subnet_with_a_hyphen_for_the_slash(lab: LiveLab, observe: Ob
         observe.holds(f"{SUBNETS}/{wanted}" in found, f"{node.name}: {SUBNETS}/{wanted}")
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("flannel-etcdctl-ls")
 @pytest.mark.testbed_needs("etcd", "flannel", "flannel-defaults")
 def test_etcdctl_ls_lists_the_keys(lab: LiveLab, observe: Observation) -> None:

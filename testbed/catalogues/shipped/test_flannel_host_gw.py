@@ -26,18 +26,21 @@ def way(lab: LiveLab) -> Walk:
     return walk(lab)
 
 
+@pytest.mark.testbed_changes
 def test_each_host_is_the_gateway_to_its_own_subnet(lab: LiveLab, observe: Observation) -> None:
     for here, there in (ends(lab), ends(lab)[::-1]):
         (route,) = routes(observe, here.node, "exact", str(there.subnet))
         assert (route["gateway"], route["dev"]) == (there.address, here.interface)
 
 
+@pytest.mark.testbed_changes
 def test_there_is_no_device_of_flannels(lab: LiveLab, observe: Observation) -> None:
     for end in ends(lab):
         names = {one["ifname"] for one in links(observe, end.node)}
         assert not {name for name in names if name.startswith("flannel")}
 
 
+@pytest.mark.testbed_changes
 def test_containers_reach_each_other_under_their_own_addresses(
     lab: LiveLab, observe: Observation
 ) -> None:
@@ -49,6 +52,7 @@ def test_containers_reach_each_other_under_their_own_addresses(
         assert client_of(page) == here.container.address
 
 
+@pytest.mark.testbed_changes
 def test_packets_travel_as_they_are(way: Walk) -> None:
     one, other = way.ends
     for point in (f"{one.name} {one.interface}", f"{other.name} {other.interface}"):
@@ -57,12 +61,14 @@ def test_packets_travel_as_they_are(way: Walk) -> None:
         assert (packet.src, packet.dst) == (one.container.address, other.container.address)
 
 
+@pytest.mark.testbed_changes
 def test_frames_on_the_wire_go_from_host_to_host(observe: Observation, way: Walk) -> None:
     macs = [link(observe, end.node, end.interface)["address"] for end in way.ends]
     packet = way.at(f"{way.ends[1].name} {way.ends[1].interface}")
     assert [packet.src_mac, packet.dst_mac] == macs
 
 
+@pytest.mark.testbed_changes
 def test_ttl_falls_by_one_at_each_host(way: Walk) -> None:
     one, other = way.ends
     points = (
@@ -74,6 +80,7 @@ def test_ttl_falls_by_one_at_each_host(way: Walk) -> None:
     assert (sent - between, between - got) == (1, 1)
 
 
+@pytest.mark.testbed_changes
 def test_mtu_is_that_of_the_wire(lab: LiveLab, observe: Observation) -> None:
     for end in ends(lab):
         mtu = {link(observe, end.node, name)["mtu"] for name in (end.interface, "docker0")}

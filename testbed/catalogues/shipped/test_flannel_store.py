@@ -110,6 +110,7 @@ def has_lease(third: ThirdHost, name: str) -> bool:
     return third.run(["test", "-s", f"{FOLDER}/{name}"], check=False).ok
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("flannel-needs-etcd")
 @pytest.mark.testbed_needs("etcd", "flannel-vxlan", "gateway", "flannel-defaults")
 def test_flannel_needs_etcd_unless_kubernetes_keeps_its_subnets(

@@ -75,6 +75,7 @@ def way(lab: LiveLab) -> Walk:
 # -- the environment and node1's routes ----------------------------------
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("flannel-udp-node1-addresses")
 @pytest.mark.testbed_needs("flannel-udp", "docker")
 def test_node1_and_container_1_have_the_printed_addresses(
@@ -87,6 +88,7 @@ def test_node1_and_container_1_have_the_printed_addresses(
     observe.holds(address == wanted, f"{one.container.name} is {address}, wanted {wanted}")
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("flannel-udp-node2-addresses")
 @pytest.mark.testbed_needs("flannel-udp", "docker", "flannel-defaults")
 def test_node2_and_container_2_have_the_printed_addresses(
@@ -117,6 +119,7 @@ def _docker0_is(observe: Observation, node: Node, wanted: str) -> None:
     observe.holds(found == [wanted], f"docker0 of {node.name} is {found}, wanted {wanted}")
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("flannel-udp-docker0-in-host-subnet")
 @pytest.mark.testbed_needs("flannel-udp", "docker")
 def test_docker0_lies_in_the_subnet_that_flannel_leased(lab: LiveLab, observe: Observation) -> None:
@@ -139,6 +142,7 @@ def _words(route: Mapping[str, str]) -> str:
     return " ".join([route.get("dst", "no route"), *words])
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("flannel-udp-route-default")
 @pytest.mark.testbed_needs("flannel-udp", "docker", "gateway")
 def test_default_route_is_via_the_gateway_on_eth0(lab: LiveLab, observe: Observation) -> None:
@@ -150,6 +154,7 @@ def test_default_route_is_via_the_gateway_on_eth0(lab: LiveLab, observe: Observa
     observe.holds(found == wanted, wanted)
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("flannel-udp-route-overlay")
 @pytest.mark.testbed_needs("flannel-udp", "docker")
 def test_overlay_is_routed_to_flannel0(lab: LiveLab, observe: Observation) -> None:
@@ -160,6 +165,7 @@ def test_overlay_is_routed_to_flannel0(lab: LiveLab, observe: Observation) -> No
     observe.holds(found == wanted and "gateway" not in route, wanted)
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("flannel-udp-route-overlay-attributes")
 @pytest.mark.testbed_needs("flannel-udp", "docker")
 def test_overlay_route_is_the_kernels_own_with_a_source(lab: LiveLab, observe: Observation) -> None:
@@ -177,6 +183,7 @@ def test_overlay_route_is_the_kernels_own_with_a_source(lab: LiveLab, observe: O
     assert route_to(observe, one.node, other.container.address)["prefsrc"] == zero
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("flannel-udp-flannel0-address")
 @pytest.mark.testbed_needs("flannel-udp", "docker")
 def test_flannel0_has_the_zero_address_of_the_hosts_subnet(
@@ -188,6 +195,7 @@ def test_flannel0_has_the_zero_address_of_the_hosts_subnet(
     observe.holds(found == [wanted], f"flannel0 of {one.name} is {found}, wanted {wanted}")
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("flannel-udp-route-local-subnet")
 @pytest.mark.testbed_needs("flannel-udp", "docker")
 def test_own_subnet_is_routed_to_docker0(lab: LiveLab, observe: Observation) -> None:
@@ -201,6 +209,7 @@ def test_own_subnet_is_routed_to_docker0(lab: LiveLab, observe: Observation) -> 
     observe.holds(found == wanted, wanted)
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("flannel-udp-route-host-network")
 @pytest.mark.testbed_needs("flannel-udp", "docker")
 def test_hosts_network_is_routed_to_eth0(lab: LiveLab, observe: Observation) -> None:
@@ -215,6 +224,7 @@ def test_hosts_network_is_routed_to_eth0(lab: LiveLab, observe: Observation) -> 
     observe.holds(found == wanted, wanted)
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("flannel-udp-longest-prefix")
 @pytest.mark.testbed_needs("flannel-udp", "docker")
 def test_longest_prefix_decides_between_flannel0_and_docker0(
@@ -233,6 +243,7 @@ def test_longest_prefix_decides_between_flannel0_and_docker0(
 # -- the TUN device ------------------------------------------------------
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("flannel-udp-tun-is-l3")
 @pytest.mark.testbed_needs("flannel-udp", "docker", "flannel-defaults")
 def test_flannel0_is_a_tun_device_without_link_layer(observe: Observation, way: Walk) -> None:
@@ -249,6 +260,7 @@ def test_flannel0_is_a_tun_device_without_link_layer(observe: Observation, way: 
     observe.holds(request.frame[0] == 0x45, "what passes begins with an IP header")
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("flannel-udp-tun-kernel-user")
 @pytest.mark.testbed_needs("flannel-udp", "docker", "flannel-defaults")
 def test_packets_for_flannel0_wait_for_flanneld(lab: LiveLab, observe: Observation) -> None:
@@ -272,6 +284,7 @@ def test_packets_for_flannel0_wait_for_flanneld(lab: LiveLab, observe: Observati
 # -- the way of a packet -------------------------------------------------
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("flannel-udp-path-docker0-to-flannel0")
 @pytest.mark.testbed_needs("flannel-udp", "docker", "flannel-defaults")
 def test_packet_comes_through_docker0_and_is_routed_into_flannel0(
@@ -287,6 +300,7 @@ def test_packet_comes_through_docker0_and_is_routed_into_flannel0(
     observe.holds(sent.time <= bridged.time <= routed.time, "in this order")
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("flannel-udp-flanneld-receives")
 @pytest.mark.testbed_needs("flannel-udp", "docker", "flannel-defaults")
 def test_flanneld_reads_the_packet_from_flannel0(observe: Observation, calls: Calls) -> None:
@@ -298,6 +312,7 @@ def test_flanneld_reads_the_packet_from_flannel0(observe: Observation, calls: Ca
     )
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("flannel-udp-forwards-by-destination")
 @pytest.mark.testbed_needs("flannel-udp", "docker", "gateway", "flannel-defaults")
 def test_flanneld_sends_to_the_host_that_has_the_destinations_subnet(
@@ -320,6 +335,7 @@ def test_flanneld_sends_to_the_host_that_has_the_destinations_subnet(
     assert third_subnet(lab) == subnet
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("flannel-udp-ip-in-udp")
 @pytest.mark.testbed_needs("flannel-udp", "docker", "flannel-defaults")
 def test_payload_is_the_bare_ip_packet(observe: Observation, way: Walk) -> None:
@@ -339,6 +355,7 @@ def test_payload_is_the_bare_ip_packet(observe: Observation, way: Walk) -> None:
     assert inner.ttl == entered.ttl - 1, "flanneld, a hop of its own, takes one off the ttl"
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("flannel-udp-outer-node-addresses")
 @pytest.mark.testbed_needs("flannel-udp", "docker", "flannel-defaults")
 def test_outer_packet_goes_from_host_to_host(lab: LiveLab, observe: Observation, way: Walk) -> None:
@@ -350,6 +367,7 @@ def test_outer_packet_goes_from_host_to_host(lab: LiveLab, observe: Observation,
         observe.holds((outer.src, outer.dst) == wanted, f"{end.name}: from {' to '.join(wanted)}")
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("flannel-udp-inner-addresses-kept")
 @pytest.mark.testbed_needs("flannel-udp", "docker", "flannel-defaults")
 def test_inner_packet_keeps_the_containers_addresses(lab: LiveLab, observe: Observation) -> None:
@@ -381,6 +399,7 @@ def _seen_by_server(
     return inner[0].src, client_of(answer)
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("flannel-udp-port-8285-listen")
 @pytest.mark.testbed_needs("flannel-udp", "flannel-defaults")
 def test_every_flanneld_listens_on_udp_port_8285(lab: LiveLab, observe: Observation) -> None:
@@ -395,6 +414,7 @@ def test_every_flanneld_listens_on_udp_port_8285(lab: LiveLab, observe: Observat
         observe.holds(sockets and sockets <= own, f"{node.name}: flanneld's is the one on {PORT}")
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("flannel-udp-port-8285-destination")
 @pytest.mark.testbed_needs("flannel-udp", "docker", "flannel-defaults")
 def test_datagrams_go_to_port_8285_of_the_other_host(observe: Observation, way: Walk) -> None:
@@ -405,6 +425,7 @@ def test_datagrams_go_to_port_8285_of_the_other_host(observe: Observation, way: 
     assert outer.sport == PORT, "and come from it"
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("flannel-udp-remote-delivery")
 @pytest.mark.testbed_needs("flannel-udp", "docker", "flannel-defaults")
 def test_other_host_unpacks_and_delivers_over_docker0(
@@ -525,6 +546,7 @@ def _packets(running: Running) -> list[Call]:
     return found
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("flannel-udp-three-crossings")
 @pytest.mark.testbed_needs("flannel-udp", "docker", "flannel-defaults")
 def test_sending_a_packet_crosses_between_user_and_kernel_three_times(

@@ -163,6 +163,7 @@ def test_headers_are_ethernet_ip_udp_vxlan_and_the_frame(
     show_path(lab, observe, place_of(one.container), place_of(other.container))
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("flannel-vxlan-over-l3")
 @pytest.mark.testbed_needs("flannel-vxlan", "docker", "gateway", "flannel-defaults")
 def test_datagrams_pass_a_router(lab: LiveLab, observe: Observation) -> None:
@@ -185,6 +186,7 @@ def test_datagrams_pass_a_router(lab: LiveLab, observe: Observation) -> None:
     )
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("l2-vxlan-one-broadcast-domain")
 @pytest.mark.testbed_needs("flannel-vxlan", "docker", "flannel-defaults")
 def test_frames_move_as_in_one_broadcast_domain(lab: LiveLab, observe: Observation) -> None:
@@ -258,6 +260,7 @@ def test_vtep_acts_as_a_bridge(lab: LiveLab, observe: Observation) -> None:
         )
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("flannel-vxlan-no-userspace-datapath")
 @pytest.mark.testbed_needs("flannel-vxlan", "docker", "flannel-defaults")
 def test_traffic_goes_on_without_flanneld(lab: LiveLab, observe: Observation) -> None:
@@ -271,6 +274,7 @@ def test_traffic_goes_on_without_flanneld(lab: LiveLab, observe: Observation) ->
     observe.holds(len(sent) == 1 and sent[0].vxlan(), "in VXLAN datagrams as before")
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("flannel-vxlan-vni-selects-frames")
 @pytest.mark.testbed_needs("flannel-vxlan", "docker", "gateway", "flannel-defaults")
 def test_vtep_takes_frames_of_its_own_vni_only(lab: LiveLab, observe: Observation) -> None:
@@ -312,6 +316,7 @@ def test_containers_of_two_hosts_reach_each_other(lab: LiveLab, observe: Observa
 # -- the route -----------------------------------------------------------
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("flannel-vxlan-route-added-on-join")
 @pytest.mark.testbed_needs("flannel-vxlan", "docker", "gateway", "flannel-defaults")
 def test_others_get_a_route_when_a_host_joins(lab: LiveLab, observe: Observation) -> None:
@@ -461,6 +466,7 @@ def printed_vtep(lab: LiveLab, observe: Observation) -> Iterator[End]:
                 peer.run(["bridge", "fdb", "del", PRINTED_MAC, "dev", VTEP], check=False)
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("flannel-vxlan-arp-entry")
 @pytest.mark.testbed_needs("etcd", "flannel-vxlan", "docker", "flannel-defaults")
 def test_peers_vtep_has_a_permanent_arp_entry(lab: LiveLab, observe: Observation) -> None:
@@ -480,6 +486,7 @@ def test_peers_vtep_has_a_permanent_arp_entry(lab: LiveLab, observe: Observation
     observe.holds(entry == wanted, f"{other.name} with the printed MAC: {vtep} at {PRINTED_MAC}")
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("flannel-vxlan-arp-notation")
 @pytest.mark.testbed_needs("etcd", "flannel-vxlan", "docker", "flannel-defaults")
 def test_arp_entry_can_be_written_as_printed(lab: LiveLab, observe: Observation) -> None:
@@ -516,6 +523,7 @@ def another_mac(observe: Observation, here: End, there: End) -> Iterator[None]:
         yield
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("flannel-vxlan-mac-from-arp-table")
 @pytest.mark.testbed_needs("flannel-vxlan", "docker", "flannel-defaults")
 def test_inner_mac_is_that_of_the_arp_table(lab: LiveLab, observe: Observation) -> None:
@@ -536,6 +544,7 @@ def test_inner_mac_is_that_of_the_arp_table(lab: LiveLab, observe: Observation) 
     assert inner_macs() == [listed]
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("flannel-vxlan-arp-no-requests")
 @pytest.mark.testbed_needs("flannel-vxlan", "docker", "flannel-defaults")
 def test_no_arp_request_is_sent_for_it(lab: LiveLab, observe: Observation) -> None:
@@ -557,6 +566,7 @@ def test_no_arp_request_is_sent_for_it(lab: LiveLab, observe: Observation) -> No
     assert targets == {vtep}, "without the entry the kernel does ask"
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("flannel-vxlan-arp-distributed")
 @pytest.mark.testbed_needs("flannel-vxlan", "docker", "gateway", "flannel-defaults")
 def test_hosts_record_is_on_all_others_once_it_has_joined(
@@ -616,6 +626,7 @@ def _sent(
     return answered, vtep, wire
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("flannel-vxlan-needs-tunnel-exit")
 @pytest.mark.testbed_needs("flannel-vxlan", "docker", "flannel-defaults")
 def test_without_the_tunnels_exit_nothing_is_sent(lab: LiveLab, observe: Observation) -> None:
@@ -629,6 +640,7 @@ def test_without_the_tunnels_exit_nothing_is_sent(lab: LiveLab, observe: Observa
     observe.holds(answered and requests(wire, *pair), "the entry back: it leaves, and is answered")
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("flannel-vxlan-device-knows-mac-only")
 @pytest.mark.testbed_needs("flannel-vxlan", "docker", "flannel-defaults")
 def test_vtep_knows_the_peers_mac_and_not_its_host(lab: LiveLab, observe: Observation) -> None:
@@ -656,6 +668,7 @@ def test_fdb_has_the_host_of_every_peers_mac(lab: LiveLab, observe: Observation)
         observe.holds(table == wanted, f"{role.name}: {wanted}")
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("flannel-vxlan-fdb-entry")
 @pytest.mark.testbed_needs("etcd", "flannel-vxlan", "docker", "flannel-defaults")
 def test_fdb_entry_of_node2_is_self_and_permanent(lab: LiveLab, observe: Observation) -> None:
@@ -674,6 +687,7 @@ def test_fdb_entry_of_node2_is_self_and_permanent(lab: LiveLab, observe: Observa
         observe.holds(listed == [wanted], f"{mac} dev {VTEP} dst {host} self permanent")
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("flannel-vxlan-fdb-notation")
 @pytest.mark.testbed_needs("flannel-vxlan", "docker", "flannel-defaults")
 def test_fdb_entry_can_be_written_as_printed(lab: LiveLab, observe: Observation) -> None:
@@ -695,6 +709,7 @@ def test_fdb_entry_can_be_written_as_printed(lab: LiveLab, observe: Observation)
     assert taken(right), f"not taken: {right}"
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("flannel-vxlan-outer-destination")
 @pytest.mark.testbed_needs("flannel-vxlan", "docker", "gateway", "flannel-defaults")
 def test_frames_for_that_mac_go_to_the_fdbs_host(lab: LiveLab, observe: Observation) -> None:

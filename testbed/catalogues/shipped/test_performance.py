@@ -123,6 +123,7 @@ def _translating(node: Node) -> Iterator[None]:
         node.run(["nft", "delete", "table", "ip", "testbed"])
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("nat-performance-cost")
 @pytest.mark.testbed_needs("plain-docker", "gateway")
 def test_nat_costs_performance(observe: Observation, modes: Modes) -> None:
@@ -154,6 +155,7 @@ def test_nat_costs_performance(observe: Observation, modes: Modes) -> None:
     )
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("mode-host-faster")
 @pytest.mark.testbed_needs("plain-docker", "gateway")
 def test_host_mode_is_faster_than_bridge_mode(observe: Observation, modes: Modes) -> None:
@@ -302,6 +304,7 @@ def measured(lab: LiveLab) -> Overlay:
     return found
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("flannel-udp-slowest")
 @pytest.mark.testbed_needs("flannel-udp", "docker", "flannel-defaults")
 def test_udp_is_the_slowest_back_end(observe: Observation, measured: Overlay) -> None:
@@ -317,6 +320,7 @@ def test_udp_is_the_slowest_back_end(observe: Observation, measured: Overlay) ->
                 observe.holds(more, f"{words} over udp than over {other}")
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("flannel-udp-crossings-cost")
 @pytest.mark.testbed_needs("flannel-udp", "docker", "flannel-defaults")
 def test_crossings_are_what_makes_udp_slow(observe: Observation, measured: Overlay) -> None:

@@ -105,6 +105,7 @@ def strace(node: Node) -> Iterator[list[Call]]:
         node.run(["rm", "-f", TRACE])
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("mode-bridge-clone-newnet")
 @pytest.mark.testbed_needs("docker")
 def test_which_call_makes_the_network_namespace(
@@ -166,6 +167,7 @@ def test_a_containers_namespace_can_be_entered(
 # -- document 002: ifconfig -------------------------------------------------------
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("veth-ifconfig-up")
 @pytest.mark.testbed_needs("netns")
 def test_ifconfig_brings_a_device_up_where_it_is_installed(

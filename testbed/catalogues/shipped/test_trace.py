@@ -277,6 +277,7 @@ def forwarded(way: Way) -> TraceEvent:
 # -- properties of TRACE -------------------------------------------------------------
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("trace-shows-packet-path")
 def test_where_the_trace_goes_depends_on_the_iptables(node: Node, observe: Observation) -> None:
     for program in (LEGACY, NFT):
@@ -361,6 +362,7 @@ def usual_logger(observe: Observation, machine: Runs) -> str:
         return sysctl(observe, machine, LOGGER)
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("trace-bridged-traffic-hits-iptables")
 def test_bridged_packets_pass_iptables_only_when_asked_to(
     lab: LiveLab, node: Node, observe: Observation
@@ -396,6 +398,7 @@ def test_bridged_packets_pass_iptables_only_when_asked_to(
 # -- the two lines ------------------------------------------------------------------
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("trace-raw-prerouting-then-forward")
 def test_raw_prerouting_comes_first_and_filter_forward_next(
     exchange: Exchange, observe: Observation
@@ -412,6 +415,7 @@ def is_empty(events: Sequence[TraceEvent]) -> bool:
     return [(event.kind, event.number) for event in events] == [("policy", 1)]
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("trace-raw-policy-2")
 def test_the_policy_of_raw_prerouting_is_entry_2(exchange: Exchange, observe: Observation) -> None:
     reply = exchange.show_reply(observe)
@@ -422,6 +426,7 @@ def test_the_policy_of_raw_prerouting_is_entry_2(exchange: Exchange, observe: Ob
     observe.holds(not others, f"raw PREROUTING has {len(others)} rules besides that of TRACE")
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("trace-forward-rule-1")
 def test_the_first_rule_of_forward_matches(exchange: Exchange, observe: Observation) -> None:
     events = exchange.show_reply(observe).at(*FORWARD)
@@ -444,6 +449,7 @@ def position(observe: Observation, node: Node, event: TraceEvent) -> int:
     return handles.index(event.handle) + 1
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("trace-in-and-out-docker0")
 def test_the_packet_comes_in_and_goes_out_by_docker0(
     exchange: Exchange, observe: Observation
@@ -462,6 +468,7 @@ def test_the_packet_comes_in_and_goes_out_by_docker0(
         assert away.outdev not in {"", BRIDGE}, "what leaves the host goes out by docker0 too"
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("trace-physin-physout")
 def test_the_bridge_ports_are_those_of_the_two_containers(
     lab: LiveLab, exchange: Exchange, observe: Observation
@@ -490,6 +497,7 @@ def test_the_bridge_ports_are_those_of_the_two_containers(
     )
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("trace-mac-field-layout")
 def test_the_mac_field_is_the_frame_header(exchange: Exchange, observe: Observation) -> None:
     reply = exchange.show_reply(observe)
@@ -508,6 +516,7 @@ def test_the_mac_field_is_the_frame_header(exchange: Exchange, observe: Observat
         )
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("trace-mac-from-ip")
 def test_the_mac_holds_the_address(exchange: Exchange, observe: Observation) -> None:
     for one in (exchange.asker, exchange.answerer):
@@ -516,6 +525,7 @@ def test_the_mac_holds_the_address(exchange: Exchange, observe: Observation) -> 
         observe.holds(mac == f"02:42:{address}", f"{one.name}: {one.address} has {mac}")
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("trace-ttl-stays-64")
 def test_the_ttl_stays(exchange: Exchange, observe: Observation) -> None:
     first, second = packets_at(exchange.show_reply(observe))
@@ -529,6 +539,7 @@ def test_the_ttl_stays(exchange: Exchange, observe: Observation) -> None:
         assert (before.ttl, after.ttl) == (64, 63), "what is routed shows no difference either"
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("trace-length-84")
 def test_a_ping_is_84_octets_long(exchange: Exchange, observe: Observation) -> None:
     reply = exchange.show_reply(observe)
@@ -545,6 +556,7 @@ def test_a_ping_is_84_octets_long(exchange: Exchange, observe: Observation) -> N
 ECHO_WORDS = 4  # identifier and sequence number, which a decoded packet includes in its payload
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("trace-same-ip-id")
 def test_the_ip_id_is_the_packets_own(exchange: Exchange, observe: Observation) -> None:
     exchange.show(observe, *((f"echo reply {i}", one) for i, one in enumerate(exchange.replies, 1)))
@@ -556,6 +568,7 @@ def test_the_ip_id_is_the_packets_own(exchange: Exchange, observe: Observation) 
     observe.holds(len(set(found)) == len(found), f"each packet has another: {found}")
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("trace-is-echo-reply")
 def test_the_traced_packet_is_the_sixth_reply(exchange: Exchange, observe: Observation) -> None:
     asked, answered = exchange.asker.address, exchange.answerer.address
@@ -578,6 +591,7 @@ def test_the_traced_packet_is_the_sixth_reply(exchange: Exchange, observe: Obser
     )
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("trace-reply-skips-nat")
 def test_the_reply_meets_no_nat_rule(
     lab: LiveLab, exchange: Exchange, observe: Observation
@@ -661,6 +675,7 @@ def times_between(lab: LiveLab, node: Node, observe: Observation) -> tuple[float
     return tuple(filter(None, found))
 
 
+@pytest.mark.testbed_changes
 @pytest.mark.testbed_claim("trace-hook-time-5us")
 @pytest.mark.testbed_alone
 def test_the_time_between_the_hooks_depends_on_what_is_in_between(
