@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -48,14 +49,39 @@ def _completion(kind: type[Attachable]) -> Any:
 
 
 @click.command("attach", cls=_Attach)
+@click.argument("source", required=False, type=click.Path(allow_dash=True))
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), metavar="FILE",
+    help="With SOURCE: write the topology to this file.",
+)  # fmt: skip
 @click.option("--name", metavar="LAB", help="Name of the lab for testbed, if not the same.")
 @common.json_option
-def command(name: str | None, as_json: bool, **given: str | None) -> None:
-    """Use a lab that exists already, with `status`, `exec`, `shell`, `verify` and your own tests.
+def command(
+    source: str | None,
+    output: Path | None,
+    name: str | None,
+    as_json: bool,
+    **given: str | None,
+) -> None:
+    """Use a lab or machines that exist already, with `status`, `verify` and your own tests.
 
-    The lab stays as it is: `up`, `fault` and other commands that would change it refuse it, and
-    `testbed down` only forgets it. After a change of the lab by its own tool, attach again.
+    SOURCE is a file that lists machines: an inventory of Ansible, an ssh_config, or
+    the output of `vagrant ssh-config` or `docker context ls`; - is standard input.
+    The machines are looked at over ssh, and their topology is written to standard
+    output, or to the FILE of -o. Edit it, and use it with `testbed up FILE`.
+
+    With an option that names a lab of another tool, that lab is attached, and stays
+    as it is: `up`, `fault` and other commands that would change it refuse it, and
+    `testbed down` only forgets it. After a change of the lab by its own tool, attach
+    again.
     """
+    if source is not None:
+        if any(given.values()):
+            raise UsageError("SOURCE and the name of a lab exclude each other")
+        _survey(source, output, name, as_json=as_json)
+        return
+    if output is not None:
+        raise UsageError("--output needs a SOURCE", hint="name a file that lists machines")
     from testbed.labs.attach import attach
 
     wanted = [(key.removeprefix(OPTION), lab) for key, lab in given.items() if lab is not None]
@@ -84,3 +110,27 @@ def command(name: str | None, as_json: bool, **given: str | None) -> None:
             dim=True,
         )
     )
+
+
+def _survey(source: str, output: Path | None, name: str | None, *, as_json: bool) -> None:
+    """Write a topology of the machines that a file lists."""
+    from testbed import files
+    from testbed.exports.base import dump
+    from testbed.labs.survey import lines, survey
+    from testbed.topology.variables import escaped
+
+    found = survey(common.make_settings(), source, name)
+    if as_json:
+        common.print_json({"topology": found.plain, "machines": {
+            name: {"error": one.error, "words": one.words} for name, one in found.found.items()
+        }, "left": found.left})  # fmt: skip
+        return
+    for line in lines(found):
+        click.echo(line, err=True)
+    text = f"# {found.what}, by `testbed attach`.\n{dump(escaped(found.plain))}"
+    if output is None:
+        click.echo(text, nl=False)
+        return
+    files.write(output, text)
+    click.echo(f"{click.style(str(output), bold=True)} written", err=True)
+    click.echo(click.style(f"  next: testbed up {output}", dim=True), err=True)

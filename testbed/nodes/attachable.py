@@ -7,7 +7,8 @@ A provider that can enter the nodes of its own tool's labs returns a subclass of
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from testbed.errors import UsageError
@@ -17,6 +18,20 @@ if TYPE_CHECKING:
     from testbed.nodes.base import Setup
     from testbed.requirement import Requirement
     from testbed.topology.model import Topology
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """Machines that a file of another tool lists (:meth:`Provider.listed`).
+
+    ``what`` says what they are there, ``machines`` are the provider's keys of each by the tool's
+    name of it, ``shared`` its keys for all of them. ``left`` has what was left out, with reasons.
+    """
+
+    what: str
+    machines: Mapping[str, Mapping[str, Any]]
+    shared: Mapping[str, Any] = field(default_factory=dict)
+    left: Mapping[str, str] = field(default_factory=dict)
 
 
 class Attachable(ABC):

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from testbed.artifacts import Store
     from testbed.artifacts.source import Runner
     from testbed.leftover import Judge, LabPart, Leftover
-    from testbed.nodes.attachable import Attachable
+    from testbed.nodes.attachable import Attachable, Listed
     from testbed.nodes.place import Place, Runs
     from testbed.nodes.wiring import Difference
     from testbed.requirement import Feature, Requirement
@@ -701,6 +701,16 @@ class Provider(ABC):
 
         The option of ``testbed attach`` has the provider's name.
         """
+        return None
+
+    @classmethod
+    def listed(cls, path: str, text: str) -> Listed | None:
+        """Return the machines that a file of another tool lists, for ``testbed attach FILE``.
+
+        ``path`` is absolute, or empty for standard input. None for a file of another kind. Only
+        for providers with :attr:`existing`. Raises UsageError.
+        """
+        del path, text
         return None
 
     def of_machines(self, topology: Topology) -> Provider:

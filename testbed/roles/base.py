@@ -506,6 +506,14 @@ class Role(ABC):
         """
         return Takes()
 
+    def noticed(self, machine: Machine, running: AbstractSet[str]) -> str:  # noqa: ARG002  for roles that say more
+        """Return words on the role's software on a machine that no lab has; empty without it.
+
+        ``running`` are the names of the machine's processes. Raises LabError.
+        """
+        there = bool(self.services) and running >= {*self.services}
+        return f"{', '.join(self.services)}" if there else ""
+
     def services_on(self, topology: Topology, node: str) -> tuple[str, ...]:  # noqa: ARG002  for roles that differ from node to node
         """Return the daemons that the role starts on a node."""
         return self.services

@@ -79,6 +79,10 @@ class ExistingNode(ChannelNode):
 
         return terminal.with_terminal(self.name, self.link(), argv, self._env, inside=inside)
 
+    def socket(self, path: str) -> str:
+        self.link()  # now: a client of the socket waits for an answer, and not for a login
+        return super().socket(path)
+
     # -- services -------------------------------------------------------------
 
     def services(self) -> dict[str, ServiceState]:

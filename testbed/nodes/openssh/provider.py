@@ -22,6 +22,7 @@ from testbed.registry import ROLES
 from testbed.requirement import program
 
 if TYPE_CHECKING:
+    from testbed.nodes.attachable import Listed
     from testbed.nodes.base import Node, Provider, Setup
     from testbed.requirement import Requirement
     from testbed.topology.model import Topology
@@ -47,6 +48,12 @@ class SshProvider(AttachedProvider):
 
     def probe(self) -> list[Requirement]:
         return [program("ssh", "openssh-client", (PROVIDER,))]
+
+    @classmethod
+    def listed(cls, path: str, text: str) -> Listed | None:
+        from testbed.nodes.openssh import inventories
+
+        return inventories.read(path, text)
 
     def of_machines(self, topology: Topology) -> Provider:
         return Machines(self._setup, topology)

@@ -310,6 +310,12 @@ class Docker(Role):
 
             validate.refuse_invalid(store, topology)
 
+    def noticed(self, machine: Machine, running: AbstractSet[str]) -> str:
+        if SERVICE not in running:
+            return ""
+        asked = machine.run(["docker", "version", "--format={{.Server.Version}}"], check=False)
+        return f"Docker {asked.stdout.strip()}" if asked.ok else SERVICE
+
     def service_needs(self, topology: Topology, node: str) -> Mapping[str, tuple[str, ...]]:  # noqa: ARG002  (all alike)
         return {SERVICE: (f"{node}/{CONTAINERD}",)}
 

@@ -137,6 +137,11 @@ class Flannel(Role):
     processes = (SERVICE,)
     offers = (Offer("flanneld"),)
 
+    def noticed(self, machine: Machine, running: AbstractSet[str]) -> str:
+        there = ["flanneld"] if SERVICE in running else []
+        found = machine.run(["sh", "-c", "cd /sys/class/net && ls -d flannel*"], check=False)
+        return ", ".join([*there, *found.stdout.split()])
+
     def summary(self, topology: Topology) -> str:
         flannel = FlannelSection.of(topology)
         return flannel.backend + (" with IPv6" if flannel.ipv6 else "")

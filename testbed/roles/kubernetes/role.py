@@ -31,6 +31,7 @@ from testbed.topology.variant import Option
 if TYPE_CHECKING:
     from testbed.artifacts import Store
     from testbed.labs.live import LiveLab
+    from testbed.nodes.base import Node as Machine
     from testbed.requirement import Requirement
     from testbed.roles.kubernetes.plugins import Plugin
     from testbed.steps.context import Context
@@ -307,6 +308,12 @@ class Kubernetes(Role):
     def takes(self, topology: Topology, node: str) -> Takes:
         control = _is_control(topology, node)
         return Takes(files=512, tasks=TASKS + CONTROL_TASKS * control, inotify=INOTIFY)
+
+    def noticed(self, machine: Machine, running: AbstractSet[str]) -> str:
+        if "kubelet" not in running:
+            return ""
+        asked = machine.run(["kubelet", "--version"], check=False)
+        return f"kubelet {asked.stdout.strip().rpartition(' ')[2]}".strip()
 
     def services_on(self, topology: Topology, node: str) -> tuple[str, ...]:
         control = _is_control(topology, node)

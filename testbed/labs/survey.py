@@ -1,0 +1,210 @@
+"""Write a topology of machines that exist already, from another tool's list of them."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from ipaddress import IPv4Interface, IPv4Network
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from testbed.errors import TestbedError, TopologyError, UsageError
+from testbed.labs.existing import SYSTEM
+from testbed.limits import FILES_PER_NODE, at_once
+from testbed.nodes import wiring
+from testbed.registry import PROVIDERS, ROLES
+from testbed.topology import keys
+from testbed.topology.load import STDIN, load_data
+
+if TYPE_CHECKING:
+    from testbed.labs.lab import Settings
+    from testbed.nodes.attachable import Listed
+    from testbed.nodes.base import Node
+
+TOGETHER = 16  # machines looked at at once
+#: Prints the name of each process in the machine's own pid namespace, where no container's are.
+RUNNING = """\
+own=$(readlink /proc/1/ns/pid)
+for folder in /proc/[0-9]*; do
+  [ "$(readlink "$folder/ns/pid")" = "$own" ] && cat "$folder/comm"
+done 2> /dev/null
+:
+"""
+NETWORK = "lan"
+
+
+@dataclass(slots=True)
+class Found:
+    """A machine, as it was seen.  ``error`` is why it was not."""
+
+    error: str = ""
+    words: list[str] = field(default_factory=list)
+    roles: list[str] = field(default_factory=list)
+    addresses: list[tuple[str, IPv4Interface]] = field(default_factory=list)  #: with their links
+    way: str = ""  #: the link of the default route
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """A topology in plain form, what was seen on each node, and what was left out."""
+
+    what: str
+    plain: dict[str, Any]
+    found: Mapping[str, Found]
+    left: Mapping[str, str]
+
+
+def survey(settings: Settings, source: str, name: str | None) -> Survey:
+    """Look at the machines that a file lists, and return a topology of them.
+
+    ``source`` is a path, or - for standard input; ``name`` is that of the lab, by default the
+    file's. Nothing is recorded. Raises UsageError.
+    """
+    path, text = _read(source)
+    provider, listed = _listed(source, path, text)
+    if not listed.machines:
+        raise UsageError(
+            f"{source} lists no machine that can be reached",
+            hint="; ".join(f"{one}: {why}" for one, why in listed.left.items()) or None,
+        )
+    lab = _label(name or (Path(path).stem if path else "machines"), keys.LAB_MAX)
+    names = _names(listed.machines)
+    nodes = {}
+    for node, theirs in names.items():
+        own = {k: v for k, v in listed.machines[theirs].items() if (k, v) != ("address", node)}
+        nodes[node] = {provider: own} if own else {}
+    plain: dict[str, Any] = {"name": lab, "provider": provider}
+    plain |= {provider: dict(listed.shared)} if listed.shared else {}
+    plain["nodes"] = nodes
+    machines = settings.makers(load_data(plain, source)).nodes(lab)
+    with ThreadPoolExecutor(at_once(min(TOGETHER, len(nodes)), files=FILES_PER_NODE)) as pool:
+        found = dict(zip(machines, pool.map(_look, machines.values()), strict=True))
+    plain = _with_networks(plain, found)
+    return Survey(listed.what, _with_roles(plain, found), found, listed.left)
+
+
+def _read(source: str) -> tuple[str, str]:
+    if source == STDIN:
+        return "", sys.stdin.read()
+    path = Path(source).expanduser().absolute()
+    try:
+        return str(path), path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise UsageError(
+            f"cannot read {source}: {error.strerror}",
+            hint="name a file that lists machines; - is standard input",
+        ) from error
+
+
+def _listed(source: str, path: str, text: str) -> tuple[str, Listed]:
+    for name, kind in PROVIDERS.usable().items():
+        found = kind.listed(path, text)
+        if found is not None:
+            return name, found
+    raise UsageError(
+        f"{source} is no list of machines",
+        hint="an Ansible inventory, an ssh_config, or the output of `vagrant ssh-config` or "
+        "`docker context ls`",
+    )
+
+
+def _names(theirs: Mapping[str, object]) -> dict[str, str]:
+    """Return a name of a node for each name of the other tool."""
+    found: dict[str, str] = {}
+    for name in theirs:
+        plain = label = _label(name, keys.NODE_MAX)
+        number = 2
+        while label in found:
+            label = f"{plain[: keys.NODE_MAX - 3]}-{number}"
+            number += 1
+        found[label] = name
+    return found
+
+
+def _label(text: str, most: int) -> str:
+    plain = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+    plain = plain if plain[:1].isalpha() else f"m-{plain}"
+    return plain[:most].rstrip("-")
+
+
+def _look(node: Node) -> Found:
+    found = Found()
+    try:
+        release, *names = node.run(["sh", "-c", SYSTEM]).stdout.splitlines()
+        found.words += [*filter(None, names), f"kernel {release}"]
+        seen = wiring.look(node.network)
+        found.way = next((one.device for one in seen.routes if one.destination == "default"), "")
+        found.addresses = [
+            (link.name, IPv4Interface(text))
+            for link in seen.links.values()
+            for text in link.addresses
+            if link.name != "lo"
+        ]
+        running = frozenset(node.run(["sh", "-c", RUNNING]).stdout.split())
+        for role in ROLES.usable().values():
+            if words := role.noticed(node, running):
+                found.words.append(words)
+            if role.seen and role.services and running.issuperset(role.services):
+                found.roles.append(role.name)
+    except TestbedError as error:
+        found.error = str(error)
+    return found
+
+
+def _with_networks(plain: dict[str, Any], found: Mapping[str, Found]) -> dict[str, Any]:
+    """Return the topology with the address of each node on the network of most nodes."""
+    held = Counter(one.ip for seen in found.values() for _, one in seen.addresses)
+    # The same address on several machines is that of a bridge of their own.
+    own = {
+        name: [(link, one) for link, one in seen.addresses if held[one.ip] == 1]
+        for name, seen in found.items()
+    }
+    members = Counter(one.network for mine in own.values() for _, one in mine)
+    names: dict[IPv4Network, str] = {}
+    nodes = {}
+    for name, node in plain["nodes"].items():
+        nodes[name] = node
+        mine = [pair for pair in own[name] if 0 < pair[1].network.prefixlen < 31]
+        if not mine:
+            continue
+        way = found[name].way
+        link, one = max(mine, key=lambda pair: (members[pair[1].network], pair[0] == way))
+        network = names.setdefault(one.network, f"{NETWORK}{len(names) + 1 if names else ''}")
+        nodes[name] = {"networks": {network: {"address": str(one.ip), "name": link}}, **node}
+    networks = {name: {"subnet": str(subnet)} for subnet, name in names.items()}
+    before = {key: value for key, value in plain.items() if key != "nodes"}
+    return {**before, **({"networks": networks} if networks else {}), "nodes": nodes}
+
+
+def _with_roles(plain: dict[str, Any], found: Mapping[str, Found]) -> dict[str, Any]:
+    """Return the topology with the roles that were seen, as far as the file can have them."""
+    for name, role in _roles(found):
+        node = plain["nodes"][name]
+        roles = [*node.get("roles", ()), role]
+        nodes = {**plain["nodes"], name: {**node, "roles": roles}}
+        try:
+            load_data({**plain, "nodes": nodes}, "the topology")
+        except TopologyError:
+            found[name].words.append(f"not as role {role}, which needs more in the file")
+        else:
+            plain = {**plain, "nodes": nodes}
+    return plain
+
+
+def _roles(found: Mapping[str, Found]) -> Sequence[tuple[str, str]]:
+    return [(name, role) for name, seen in found.items() for role in seen.roles]
+
+
+def lines(survey: Survey) -> Iterator[str]:
+    """Yield a line for each machine, and for what was left out."""
+    width = max(map(len, survey.found))
+    for name, seen in survey.found.items():
+        addresses = [f"{one} {link}" for link, one in seen.addresses]
+        words = ", ".join([*seen.words, *addresses])
+        yield f"{name:<{width}}  {seen.error or words}"
+    for what, why in survey.left.items():
+        yield f"left out: {what} ({why})"

@@ -1,0 +1,248 @@
+"""Machines from the files of other tools, and the topology that `testbed attach` writes of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from testbed import cli
+from testbed.errors import LabError, UsageError
+from testbed.labs import survey as surveys
+from testbed.labs.existing import SYSTEM
+from testbed.labs.survey import RUNNING, survey
+from testbed.nodes import wiring
+from testbed.nodes.base import NodeSpec
+from testbed.nodes.fake import Answer, FakeProvider
+from testbed.nodes.openssh import inventories
+from testbed.nodes.openssh.provider import Machines
+from testbed.topology import load_text
+
+if TYPE_CHECKING:
+    from testbed.labs.lab import Settings
+    from testbed.testing.fakes import Bench
+
+
+@pytest.fixture(autouse=True)
+def no_ansible(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inventories, "which", lambda _: None)
+
+
+def machines(text: str, path: str = "/a/hosts") -> Mapping[str, Mapping[str, Any]]:
+    found = inventories.read(path, text)
+    assert found is not None
+    return found.machines
+
+
+INI = """\
+; a comment
+lonely ansible_host=192.0.2.9
+[web]
+web[01:03:2].example.com ansible_port=2222   # old
+[db]
+db-[a:b] ansible_user="root"
+[site:children]
+web
+db
+[site:vars]
+ansible_ssh_common_args='-o ProxyJump=ops@bastion'
+[all:vars]
+ansible_user = admin
+[local]
+here ansible_connection=local
+"""
+YAML = """\
+all:
+  vars: {ansible_user: admin}
+  hosts: {lonely: {ansible_host: 192.0.2.9}}
+  children:
+    web:
+      vars: {ansible_ssh_common_args: -J ops@bastion}
+      hosts: {'web[01:03:2].example.com': {ansible_port: 2222}}
+    db:
+      hosts: {db-a: {ansible_user: root, ansible_ssh_private_key_file: /k}, db-b: }
+"""
+
+
+def test_an_inventory_in_ini_form() -> None:
+    found = machines(INI)
+    assert [*found] == [
+        "lonely", "web01.example.com", "web03.example.com", "db-a", "db-b",
+    ]  # fmt: skip
+    assert found["lonely"] == {"address": "192.0.2.9", "user": "admin"}
+    assert found["web03.example.com"] == {
+        "address": "web03.example.com", "user": "admin", "port": 2222, "jump": "ops@bastion",
+    }  # fmt: skip
+    assert found["db-b"]["user"] == "root"
+    listed = inventories.read("/a/hosts", INI)
+    assert listed is not None
+    assert "local" in listed.left["here"]
+
+
+def test_an_inventory_in_yaml() -> None:
+    found = machines(YAML)
+    assert {*found} == {"lonely", "web01.example.com", "web03.example.com", "db-a", "db-b"}
+    assert found["web01.example.com"]["jump"] == "ops@bastion"
+    assert found["db-a"] == {"address": "db-a", "user": "root", "key": "/k"}
+    assert found["db-b"] == {"address": "db-b", "user": "admin"}
+
+
+def test_options_of_ssh_that_are_not_read_are_told() -> None:
+    text = "[a]\nb ansible_ssh_common_args='-o Ciphers=x'\n"
+    found = inventories.read("/a", text)
+    assert found is not None
+    assert [*found.machines] == ["b"]
+    assert "Ciphers" in str(found.left)
+
+
+def test_ansible_itself_is_asked_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = {
+        "_meta": {"hostvars": {"a": {"ansible_host": "192.0.2.1"}}},
+        "all": {"children": ["ungrouped"]},
+        "ungrouped": {"hosts": ["a", "b"]},
+    }
+    program = tmp_path / "ansible-inventory"
+    program.write_text(f"#!/bin/sh\ncat << 'END'\n{json.dumps(said)}\nEND\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(inventories, "which", lambda name: name)
+    assert machines("anything") == {"a": {"address": "192.0.2.1"}, "b": {"address": "b"}}
+
+
+def test_hosts_of_an_ssh_config() -> None:
+    text = 'Include more\nHost *\n  User a\nHost web1 web2 !web3\nhost="db"\nMatch all\n'
+    found = inventories.read("/home/a/config", text)
+    assert found is not None
+    assert [*found.machines] == ["web1", "web2", "db"]
+    assert found.shared == {"config": "/home/a/config"}
+    with pytest.raises(UsageError) as caught:
+        inventories.read("", text)
+    assert "vagrant ssh-config" in (caught.value.hint or "")
+
+
+def test_contexts_of_docker() -> None:
+    table = """\
+NAME        DESCRIPTION     DOCKER ENDPOINT                 ERROR
+default *   Current         unix:///var/run/docker.sock
+web         the web host    ssh://admin@web.example.com:2222
+db                          ssh://db
+"""
+    wanted = {
+        "web": {"address": "web.example.com", "user": "admin", "port": 2222},
+        "db": {"address": "db"},
+    }
+    assert machines(table, "") == wanted
+    lines = [
+        {"Name": "default", "DockerEndpoint": "unix:///var/run/docker.sock"},
+        {"Name": "web", "DockerEndpoint": "ssh://admin@web.example.com:2222"},
+        {"Name": "db", "DockerEndpoint": "ssh://db"},
+    ]
+    assert machines("\n".join(map(json.dumps, lines)), "") == wanted
+
+
+@pytest.mark.parametrize("text", ["", "hello world\n", "a: [1\n", "[a]\nb c d\n", "- a\n", "{}"])
+def test_other_files_are_no_list_of_machines(text: str) -> None:
+    assert inventories.read("/a", text) is None or not machines(text)
+
+
+# -- what is found there -------------------------------------------------------------------
+
+PROCESSES = {"web-1": "containerd\ndockerd\nsshd\n", "db": "etcd\n"}
+
+
+def links(*addresses: str) -> bytes:
+    found = [
+        {"ifname": f"ens{number}", "flags": ["UP"], "addr_info": [
+            {"family": "inet", "local": one.split("/")[0], "prefixlen": int(one.split("/")[1])}
+        ]}
+        for number, one in enumerate(addresses)
+    ]  # fmt: skip
+    routes = [{"dst": "default", "gateway": "10.0.0.1", "dev": "ens0"}]
+    return json.dumps(found).encode() + b"\0" + json.dumps(routes).encode() + b"\0001\n"
+
+
+@pytest.fixture
+def there(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    fake = FakeProvider(name="there")
+
+    def nodes(self: Machines, lab: str) -> Any:
+        del lab
+        known = fake.nodes("there")
+        new = [NodeSpec(name, "") for name in self._topology.nodes if name not in known]
+        fake.create("there", new)
+        return {name: fake.nodes("there")[name] for name in self._topology.nodes}
+
+    fake.script(["sh", "-c", SYSTEM], Answer(out=b"6.1.0\nDebian GNU/Linux 12\n"))
+    fake.script(
+        ["sh", "-c", RUNNING], lambda call: Answer(out=PROCESSES.get(call.node, "").encode())
+    )
+    fake.script(["docker", "version"], Answer(out=b"29.0.1\n"))
+    seen = {
+        "web-1": links("10.0.0.4/24", "172.17.0.1/16"),
+        "db": links("10.0.0.5/24", "172.17.0.1/16", "192.168.7.1/24"),
+    }
+    fake.script(["sh", "-c", wiring.LOOK[2]], lambda call: Answer(out=seen[call.node]))
+    fake.fail("run", "gone", LabError("gone cannot be reached: Connection refused"))
+    monkeypatch.setattr(Machines, "nodes", nodes)
+    from testbed.nodes.openssh.provider import SshProvider
+
+    monkeypatch.setattr(
+        bench.settings, "providers",
+        {**bench.settings.providers, "ssh": SshProvider.of(bench.settings.setup)},
+    )  # fmt: skip
+    return bench.settings
+
+
+def test_a_topology_says_what_was_found(there: Settings, tmp_path: Path) -> None:
+    file = tmp_path / "Office.ini"
+    file.write_text("[all]\nWeb_1 ansible_user=admin\ndb ansible_user=root\ngone ansible_user=a\n")
+    found = survey(there, str(file), None)
+    text = yaml.safe_dump(found.plain)
+    topology = load_text(text, "made.yaml")
+    assert topology.name == "office"
+    assert topology.provider == "ssh"
+    assert found.plain["networks"] == {"lan": {"subnet": "10.0.0.0/24"}}
+    web, db = found.plain["nodes"]["web-1"], found.plain["nodes"]["db"]
+    assert web["networks"] == {"lan": {"address": "10.0.0.4", "name": "ens0"}}
+    assert web["ssh"] == {"address": "Web_1", "user": "admin"}
+    assert web["roles"] == ["docker"]
+    assert db["roles"] == ["etcd"]
+    assert db["ssh"] == {"user": "root"}
+    assert found.plain["nodes"]["gone"] == {"ssh": {"user": "a"}}
+    told = {line.split()[0]: line for line in surveys.lines(found)}
+    assert "Docker 29.0.1" in told["web-1"]
+    assert "refused" in told["gone"]
+
+
+def test_the_command_writes_it(
+    there: Settings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("testbed.cli.common.make_settings", lambda **_: there)
+    file, made = tmp_path / "hosts", tmp_path / "made.yaml"
+    file.write_text("[all]\nweb-1 ansible_user=admin\n")
+    assert cli.run(["attach", str(file), "-o", str(made), "--name", "mine"]) == 0
+    assert load_text(made.read_text(), "made.yaml").name == "mine"
+    assert "Docker 29.0.1" in capfd.readouterr().err
+    assert cli.run(["attach", str(file)]) == 0
+    assert load_text(capfd.readouterr().out, "made.yaml").name == "hosts"
+    assert cli.run(["attach", str(file), "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["machines"]["web-1"]["error"] == ""
+    assert cli.run(["attach", str(tmp_path / "none")]) == 2
+    file.write_text("hello\n")
+    assert cli.run(["attach", str(file)]) == 2
+    assert cli.run(["attach", "-o", str(made)]) == 2
+
+
+def test_two_names_that_become_one_are_two_nodes() -> None:
+    assert surveys._names({"Web.1": 0, "web_1": 0, "1st": 0}) == {
+        "web-1": "Web.1", "web-1-2": "web_1", "m-1st": "1st",
+    }  # fmt: skip
