@@ -23,7 +23,7 @@ from testbed.exports.base import Subject
 from testbed.faults.force import Faults, fault_of
 from testbed.labs.attach import attach, attachables
 from testbed.labs.lab import Lab, labs
-from testbed.labs.state import Record
+from testbed.labs.state import Record, State
 from testbed.labs.status import status
 from testbed.leaks import leftovers
 from testbed.nodes.attachable import Attachable, AttachedProvider
@@ -210,6 +210,21 @@ def test_a_name_that_is_taken(settings: Settings, daemon: Daemon) -> None:
     daemon.add("x", "Other")
     with pytest.raises(UsageError):
         attach(settings, PROVIDER, "Other", "theirs")
+
+
+def test_it_is_recorded_under_the_lock_of_its_name(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[tuple[str, bool]] = []
+    real = State.write
+
+    def write(state: State, record: Record) -> None:
+        held.append((record.lab, state.holder(record.lab).startswith("testbed attach theirs")))
+        real(state, record)
+
+    monkeypatch.setattr(State, "write", write)
+    attach(settings, PROVIDER, "Office", "theirs")
+    assert held == [("theirs", True)]
 
 
 def test_attaching_again_takes_what_is_there_now(settings: Settings, daemon: Daemon) -> None:

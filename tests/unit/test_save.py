@@ -532,3 +532,18 @@ def test_what_testbed_sets_for_ipv6_is_not_saved(hands: Hands, looks: Looks) -> 
     assert data["nodes"]["b"]["sysctls"] == {
         "net.ipv6.conf.default.accept_dad": 0, "net.ipv6.conf.eth0.autoconf": 0,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("destination", "inside"),
+    [
+        ("100.96.2.0/24", True),
+        ("100.96.0.0/16", True),
+        ("100.96.0.0/12", False),
+        ("10.0.0.0/24", False),
+        ("fd00::/64", False),
+        ("default", False),
+    ],
+)
+def test_routes_of_an_overlay_are_its_roles(destination: str, *, inside: bool) -> None:
+    assert saving._is_in(destination, "100.96.0.0/16") is inside

@@ -283,6 +283,13 @@ def test_a_holder_that_never_signs_is_told_of_all_the_same(
     assert told == [""]
 
 
+def test_a_link_in_the_place_of_a_lock_is_not_followed(here: State) -> None:
+    with here.lock("one", "up"):
+        (here.path / ".two.lock").symlink_to(".one.lock")
+        assert here.holder("one")
+        assert here.holder("two") == ""
+
+
 def test_it_is_had_as_soon_as_the_holder_leaves(here: State) -> None:
     held = threading.Event()
 
