@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import secrets
 import stat
 import subprocess
 import sys
@@ -442,3 +443,24 @@ def test_wrong_use(
     said = hands("cp", *argv)
     assert (said.status, said.out) == (status, "")
     assert "-> " in said.err
+
+
+def test_a_pipe_has_the_mode_of_the_archive(tmp_path: Path) -> None:
+    pipe = entry("pipe", tarfile.FIFOTYPE)
+    pipe.mode = 0o640
+    Unpacking(tmp_path / "new", archive=True).all(stream(pipe))
+    mode = (tmp_path / "new" / "pipe").stat().st_mode
+    assert (stat.S_ISFIFO(mode), stat.S_IMODE(mode)) == (True, 0o640)
+
+
+def test_a_file_that_somebody_made_in_the_place_of_ours_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(secrets, "token_hex", lambda _: "00000000")
+    outside, folder = tmp_path / "outside", tmp_path / "new"
+    outside.write_text("theirs")
+    folder.mkdir()
+    (folder / f".testbed-00000000.{os.getpid()}").symlink_to(outside)
+    with pytest.raises(OSError, match="exists"):
+        Unpacking(folder).all(stream(entry("file")))
+    assert outside.read_text() == "theirs"

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 import pytest
 from hands import PLAIN, FakeControl, Hands
 
-from testbed.labs.difference import Change, changes
+from testbed.labs.difference import Change, Effect, changes, gone
 from testbed.labs.lab import Lab
 from testbed.labs.state import Record
+from testbed.labs.status import NodeStatus, Status
+from testbed.roles.part import Part
 from testbed.topology import load
 
 if TYPE_CHECKING:
@@ -244,6 +246,22 @@ def test_what_has_gone_is_restored(hands: Hands) -> None:
         ("link", "b/eth0", "restored"),
     ]
     assert "(dead)" in hands("diff").out
+
+
+def test_each_part_that_has_gone_has_its_kind() -> None:
+    bad = [Part("x", "gone", ok=False), Part("y", "there", ok=True)]
+    node = NodeStatus(
+        "a", "up", services=bad, containers=bad, links=bad, routes=bad, settings=bad,
+        more={"table": bad},
+    )  # fmt: skip
+    found = gone(Status("plain", [node], networks=bad), [])
+    assert [(one.kind, one.name, one.action) for one in found] == [
+        ("network", "x", "restored"),
+        *((kind, "a/x", "restored")
+          for kind in ("link", "route", "sysctl", "service", "container", "table")),
+    ]  # fmt: skip
+    again = [Effect("container", "a/x", "created again")]
+    assert "container" not in {one.kind for one in gone(Status("plain", [node]), again)}
 
 
 def test_a_node_that_does_not_run_is_created(hands: Hands) -> None:

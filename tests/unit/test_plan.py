@@ -171,3 +171,8 @@ def test_the_plan_as_data() -> None:
         "about": "machine with no network",
         "needs": ["fabric"],
     }
+
+
+def test_a_machine_on_a_wire_has_no_address() -> None:
+    text = "name: t\nnetworks: {wire: {}}\nnodes: {a: {networks: {wire: {}}}}\n"
+    assert plan.make(load_text(text, "t.yaml")).steps["node a"].about == "machine with no address"
