@@ -491,6 +491,9 @@ def test_the_kernel_must_have_the_queues() -> None:
     assert not {"tbf", "netem"} & kernel_features(load_text(PLAIN, "t.yaml"))
     slow = PLAIN.replace("10.1.0.0/24}", "10.1.0.0/24, rate: 1mbit}")
     assert {"tbf", "netem"} & kernel_features(load_text(slow, "t.yaml")) == {"tbf"}
+    for key in ("delay: 5ms", 'loss: "1%"'):
+        late = PLAIN.replace("10.1.0.0/24}", f"10.1.0.0/24, {key}}}")
+        assert {"tbf", "netem"} & kernel_features(load_text(late, "t.yaml")) == {"netem"}
 
 
 @pytest.mark.parametrize(
