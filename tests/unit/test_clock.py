@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 ROOT = Path(testbed.__file__).parent
 #: Who may ask what time it is, and what for.
 STAMPS = {
+    ("artifacts/cache.py", "choose"): "against the stamps of entries",
     ("cli/logs.py", "command"): "against the stamps of lines",
     ("cli/common.py", "age"): "how old a lab is, for the eye",
     ("labs/attach.py", "attach"): "when a lab was attached",

@@ -12,6 +12,7 @@ import yaml
 from jsonschema import Draft202012Validator
 from topology_texts import DOCKER, FLANNEL, LAN, bad, problems
 
+from testbed.artifacts import release
 from testbed.claims.observation import Observation
 from testbed.errors import ServiceError, StepsFailed, TopologyError, UsageError
 from testbed.labs import offers, plan
@@ -47,7 +48,8 @@ TWO = (
 BOTH = load_text(TWO, "t.yaml")
 
 
-def test_a_node_has_its_own_engine_and_packet_filter() -> None:
+def test_a_node_has_its_own_engine_and_packet_filter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(release, "this", lambda: release.RELEASES["12"])
     assert [engine_of(BOTH, name) for name in BOTH.nodes] == ["20.10", "29"]
     assert [firewall_of(BOTH, name) for name in BOTH.nodes] == ["iptables", "nftables"]
     assert load_data(BOTH.to_dict(), "record") == BOTH

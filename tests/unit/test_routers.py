@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from testbed.artifacts import debian
+from testbed.artifacts import debian, release
 from testbed.errors import StepsFailed, TopologyError
 from testbed.labs import plan
 from testbed.labs.lab import Lab
@@ -62,7 +62,18 @@ class TestBird(RoleContract):
     )
 
 
+@pytest.fixture(autouse=True)
+def _debian_12(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(release, "this", lambda: release.RELEASES["12"])
+
+
 # -- FRR ------------------------------------------------------------------------
+
+
+def test_a_later_frr_has_a_daemon_for_the_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From FRR 9 on, as Debian 13 has it, mgmtd starts before the others."""
+    monkeypatch.setattr(release, "this", lambda: release.RELEASES["13"])
+    assert frr.daemons("router ospf") == ("mgmtd", "zebra", "staticd", "ospfd")
 
 
 def test_ospf_in_a_few_lines() -> None:
