@@ -31,6 +31,7 @@ STAMPS = {
     ("labs/lab.py", "_record"): "when a lab was made",
     ("labs/logs.py", "fresh"): "the year of lines without one",
     ("leaks.py", "_temporary"): "against the stamps of files",
+    ("nodes/kubernetes/site.py", "used"): "when a lab was last used, for its janitor",
     ("nodes/netns/cgroups.py", "age"): "against the stamps of folders",
     ("nodes/qemu/machine.py", "wake"): "for the guest, which has slept",
     ("nodes/qemu/states.py", "refresh"): "for the guest, which has gone back",
