@@ -12,6 +12,7 @@ from testbed.nodes.base import has_ended
 from testbed.nodes.kubernetes import CONTAINER, FOLDER, POD_NETWORK
 from testbed.nodes.stream.kept import KeptNode
 from testbed.nodes.stream.wire import HEADER
+from testbed.polling import until
 
 if TYPE_CHECKING:
     from testbed.nodes.kubernetes.channel import ExecChannel
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 LACKING = b"no agent yet"  # as long as the agent's greeting
 assert len(LACKING) == HEADER.size
+ENDING = 5.0  # seconds for the API to tell that a Pod has ended
 SENDING = 60.0  # timeout in seconds for the agent to be sent
 #: Arguments: the agent's path, its size in bytes, the pid of a process to enter or nothing.  The
 #: agent comes first on standard input if the Pod lacks it; nothing follows before it has answered.
@@ -121,10 +123,18 @@ class PodNode(KeptNode):
             raise has_ended(self.name, self.lab, words) from cause
 
     def lost_error(self) -> LabError:
-        try:
-            self._raise_ended(None)
-        except LabError as error:
-            return error
+        # The stream ends with the container, and the kubelet reports that a moment later.
+        ended: list[LabError] = []
+
+        def told() -> bool:
+            try:
+                self._raise_ended(None)
+            except LabError as error:
+                ended.append(error)
+            return bool(ended)
+
+        if until(told, ENDING):
+            return ended[0]
         return LabError(
             f"the connection to {self.name} was lost, and its Pod runs",
             hint="run the command again; the next one opens a new connection",
