@@ -16,11 +16,11 @@ from crash.means import SECONDS, TESTBED, Bed
 from testbed.artifacts import Store
 from testbed.artifacts.inventory import NODE_IMAGE
 from testbed.artifacts.node_image import IMAGE, PART
-from testbed.errors import MachineError
+from testbed.errors import MachineError, NodeNotRunning
 from testbed.nodes.base import Node, Setup
 from testbed.nodes.kubernetes import LAB as LABEL
 from testbed.nodes.kubernetes.provider import KubernetesProvider
-from testbed.nodes.kubernetes.remembered import FOLDER
+from testbed.nodes.kubernetes.remembered import FOLDER, Remembered
 from testbed.testing.provider import FleetContract, NodeContract, spec, until
 from testbed.testing.terminal import TerminalContract
 from testbed.topology import load_text
@@ -257,3 +257,70 @@ def test_podsecurity_refuses_before_anything_is_made(
         assert provider.labs() == []
     finally:
         cluster.kubectl("delete", "namespace", "strict")
+
+
+def test_a_namespace_that_exists_stays_and_its_quota_counts(
+    cluster: Cluster, bed: Bed, tmp_path: Path
+) -> None:
+    cluster.kubectl("create", "namespace", "shared")
+    cluster.kubectl("create", "quota", "few", "-n", "shared", "--hard=pods=3")
+    bed.env["TESTBED_KUBE_NAMESPACE"] = "shared"
+    file = write(tmp_path, WIRED)
+    try:
+        done = bed.run("up", file)  # three nodes and the janitor
+        assert done.returncode == 3, done
+        assert "exceeded quota" in done.stderr
+        assert gone(cluster, "wired")
+        cluster.kubectl("delete", "quota", "few", "-n", "shared")
+        bed.must("up", file)
+        bed.must("exec", "-l", "wired", "a", "ping", "-c1", "-W5", "10.50.0.3")
+        bed.must("down", "wired")
+        assert gone(cluster, "wired")
+        cluster.get("namespace", "shared")
+    finally:
+        cluster.kubectl("delete", "namespace", "shared")
+
+
+def test_another_machine_finds_the_lab_by_what_is_in_the_cluster(
+    cluster: Cluster, bed: Bed, tmp_path: Path
+) -> None:
+    file = write(tmp_path, WIRED)
+    bed.must("up", file)
+    there = Bed(tmp_path / "elsewhere")
+    assert there.labs() == []
+    done = there.run("up", file)
+    assert done.returncode != 0
+    assert "another state folder" in done.stderr
+    there.env["TESTBED_KUBE_CONTEXT"] = ""
+    assert [one["lab"] for one in json.loads(there.must("ls", "--json").stdout)] == ["wired"]
+    there.must("down", "wired")
+    assert gone(cluster, "wired")
+    assert Remembered(there.state).labs() == []
+
+
+def test_the_api_server_restarts(cluster: Cluster, bed: Bed, tmp_path: Path) -> None:
+    file = write(tmp_path, WIRED)
+    bed.must("up", file)
+    provider = make(bed.state)
+    node = provider.nodes("wired")["a"]
+    assert node.run(["true"]).ok
+    cluster.on("node1", "systemctl", "restart", "kube-apiserver")
+    assert until(lambda: node.run(["true"], check=False).ok, 60)
+    assert sorted(provider.nodes("wired")) == ["a", "b", "c"]
+
+
+def test_a_node_whose_pod_ends_says_so(cluster: Cluster, bed: Bed, tmp_path: Path) -> None:
+    bed.must("up", write(tmp_path, WIRED))
+    provider = make(bed.state)
+    node = provider.nodes("wired")["a"]
+    running = node.spawn(["sleep", "600"])
+    namespace, name = pod(cluster, "wired", "a")
+    os_kill = ["exec", "-n", namespace, name, "--", "sh", "-c", "kill -KILL -1; kill -TERM 1"]
+    subprocess.run(
+        [*TESTBED, "kubectl", cluster.lab, "--", *os_kill],
+        env=cluster.bed.environment(), capture_output=True, check=False, timeout=SECONDS,
+    )  # fmt: skip
+    with pytest.raises(NodeNotRunning):
+        running.wait(SECONDS)
+    assert until(lambda: "a" in provider.ended("wired"), 60)
+    assert sorted(provider.nodes("wired")) == ["b", "c"]
