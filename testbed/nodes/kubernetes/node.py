@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from testbed.nodes.kubernetes.cluster import Cluster
     from testbed.nodes.kubernetes.pods import Pod
 
-LACKING = b"no agent yet"  # as long as the agent's greeting
+WORDS = "no agent yet"  # as long as the agent's greeting
+LACKING = WORDS.encode()
 assert len(LACKING) == HEADER.size
 ENDING = 5.0  # seconds for the API to tell that a Pod has ended
 SENDING = 60.0  # timeout in seconds for the agent to be sent
@@ -27,7 +28,7 @@ SENDING = 60.0  # timeout in seconds for the agent to be sent
 #: agent comes first on standard input if the Pod lacks it; nothing follows before it has answered.
 START = f"""\
 [ -x "$1" ] || {{
-  printf '%s' '{LACKING.decode()}'
+  printf '%s' '{WORDS}'
   mkdir -p "${{1%/*}}" && head -c "$2" > "$1.$$" && chmod 755 "$1.$$" && mv "$1.$$" "$1" || exit
 }}
 exec "$1" $3
