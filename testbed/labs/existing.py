@@ -16,7 +16,11 @@ if TYPE_CHECKING:
     from testbed.topology.model import Topology
 
 #: Prints the kernel's release, and the name of the distribution (os-release(5)).
-SYSTEM = "uname -r; . /etc/os-release 2> /dev/null; echo ${PRETTY_NAME-}"
+#: A shell ends if a file that it reads with the dot is missing: hence one of its own.
+SYSTEM = (
+    "uname -r; "
+    """(. /etc/os-release && printf '%s\\n' "${PRETTY_NAME-}") 2> /dev/null || :"""
+)
 
 
 def steps(topology: Topology) -> Iterator[Step]:

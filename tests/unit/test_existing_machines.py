@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 import pytest
 from topology_texts import problems
 
-from testbed import cli, owner
+from testbed import cli, owner, process
 from testbed.catalogues.shipped import FOLDER
 from testbed.cli import common
 from testbed.errors import LabError, NoSuchNode, StepsFailed, UsageError
@@ -433,6 +433,18 @@ def test_the_lab_is_updated_and_not_broken(racks: Settings, text: Topology) -> N
             lab.refuse_attached(what)
     with pytest.raises(NoSuchNode):
         lab.node("web9")
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_machine_needs_no_os_release(tmp_path: Path, there: bool) -> None:
+    file = tmp_path / "os-release"
+    if there:
+        file.write_text('PRETTY_NAME="Some  * Linux"\n')
+    script = SYSTEM.replace("/etc/os-release", str(file))
+    done = process.run(["sh", "-c", script])
+    release, *names = done.out.decode().splitlines()
+    assert release == os.uname().release
+    assert [*filter(None, names)] == (["Some  * Linux"] if there else [])
 
 
 def test_doctor_tells_what_it_needs(capfd: pytest.CaptureFixture[str]) -> None:
