@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import sys
 from collections import Counter
@@ -17,7 +18,7 @@ from testbed.labs.existing import SYSTEM
 from testbed.limits import FILES_PER_NODE, at_once
 from testbed.nodes import wiring
 from testbed.registry import PROVIDERS, ROLES
-from testbed.topology import keys
+from testbed.topology import keys, reserved
 from testbed.topology.load import STDIN, load_data
 
 if TYPE_CHECKING:
@@ -115,12 +116,16 @@ def _listed(source: str, path: str, text: str) -> tuple[str, Listed]:
 def _names(theirs: Mapping[str, object]) -> dict[str, str]:
     """Return a name of a node for each name of the other tool."""
     found: dict[str, str] = {}
+    taken: dict[str, int] = {}  # the next number for a name
     for name in theirs:
         plain = label = _label(name, keys.NODE_MAX)
-        number = 2
+        if reserved.why(label, reserved.NODES):
+            plain = label = _label(f"m-{label}", keys.NODE_MAX)
+        ends = itertools.count(taken.get(plain, 2))
         while label in found:
-            label = f"{plain[: keys.NODE_MAX - 3]}-{number}"
-            number += 1
+            end = f"-{next(ends)}"
+            label = plain[: keys.NODE_MAX - len(end)] + end
+        taken[plain] = next(ends)
         found[label] = name
     return found
 

@@ -20,7 +20,7 @@ from testbed.nodes.base import NodeSpec
 from testbed.nodes.fake import Answer, FakeProvider
 from testbed.nodes.openssh import inventories
 from testbed.nodes.openssh.provider import Machines
-from testbed.topology import load_text
+from testbed.topology import keys, load_text
 
 if TYPE_CHECKING:
     from testbed.labs.lab import Settings
@@ -246,3 +246,17 @@ def test_two_names_that_become_one_are_two_nodes() -> None:
     assert surveys._names({"Web.1": 0, "web_1": 0, "1st": 0}) == {
         "web-1": "Web.1", "web-1-2": "web_1", "m-1st": "1st",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["default", "all", "localhost", "lo", "br-1", "tasks", "if2"])
+def test_a_name_that_a_node_cannot_have_gets_another_one(name: str) -> None:
+    (label,) = surveys._names({name: 0})
+    load_text(f"name: a\nprovider: ssh\nnodes: {{{label}: {{}}}}\n", "made.yaml")
+    assert name in label
+
+
+def test_many_long_names_are_many_nodes() -> None:
+    theirs = [f"machine-of-the-office-{number}" for number in range(1100)]
+    found = surveys._names(dict.fromkeys(theirs))
+    assert [*found.values()] == theirs
+    assert max(map(len, found)) <= keys.NODE_MAX
