@@ -71,6 +71,23 @@ def cache() -> Path:
     return base("XDG_CACHE_HOME", ".cache") / "testbed"
 
 
+def login_home() -> Path:
+    """Return the home folder of sudo's caller, or of this user, from the passwd database.
+
+    OpenSSH's client looks there, regardless of HOME.
+    """
+    who = caller()
+    try:
+        return Path(pwd.getpwuid(who.uid if who else os.geteuid()).pw_dir)
+    except KeyError:  # a user of a container may have no entry
+        return Path.home()
+
+
+def expanded(path: str) -> str:
+    """Return a path with the home folder of :func:`login_home` for a ~ at its beginning."""
+    return str(login_home()) + path[1:] if path.partition("/")[0] == "~" else path
+
+
 def roots_home() -> Path:
     """Return root's home folder from the passwd database, regardless of HOME."""
     try:

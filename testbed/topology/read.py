@@ -161,9 +161,16 @@ class Reader:
             return None
         return at.value
 
-    def path(self, at: Tree | None, wanted: str = "a path") -> str | None:
+    def path(
+        self,
+        at: Tree | None,
+        wanted: str = "a path",
+        *,
+        expand: Callable[[str], str] = os.path.expanduser,  # of any text
+    ) -> str | None:
         """Read a path on this machine, for :attr:`Topology.folder`.
 
+        ``expand`` fills in a home folder.
         It is absolute if it was relative to another folder: in an included file, or in a topology
         from standard input.
         """
@@ -173,7 +180,7 @@ class Reader:
         if not value:
             self.problems.add(at, wanted, "none", "write the path of a file")
             return None
-        return self.problems.beside(at, os.path.expanduser(value))  # noqa: PTH111  of any text
+        return self.problems.beside(at, expand(value))
 
     def matching(self, at: Tree | None, pattern: str, wanted: str, hint: str) -> str | None:
         """Read a text that matches a pattern completely."""

@@ -85,6 +85,15 @@ def test_a_node_needs_no_key_at_all(tmp_path: Path) -> None:
     assert topology.attached
 
 
+def test_under_sudo_the_home_folder_is_that_of_its_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    """HOME may be root's then: env_reset and always_set_home of sudoers(5)."""
+    monkeypatch.setenv("HOME", "/root")
+    monkeypatch.setattr(owner, "login_home", lambda: Path("/home/a"))
+    topology = shop("name: a\nprovider: ssh\nssh: {key: ~/k, config: ~/c}\nnodes: {db: {}}\n")
+    section = topology.to_dict()["ssh"]
+    assert (section["key"], section["config"]) == ("/home/a/k", "/home/a/c")
+
+
 def test_a_record_has_all_of_it() -> None:
     topology = shop()
     again = load_data(topology.to_dict(), "record")
@@ -207,7 +216,10 @@ def test_what_a_login_prints_is_not_the_agent(node: ExistingNode, tools: Path) -
 
 def test_the_user_is_the_one_who_called_sudo(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(owner, "caller", lambda: owner.Owner(1000, 1001))
-    assert client.as_caller()[:3] == ["setpriv", "--reuid=1000", "--regid=1001"]
+    monkeypatch.setattr(owner, "login_home", lambda: Path("/home/a"))
+    given = client.as_caller()
+    assert given[:3] == ["setpriv", "--reuid=1000", "--regid=1001"]
+    assert "HOME=/home/a" in given[given.index("env") :]  # for ProxyCommand and Match exec
     monkeypatch.setattr(owner, "caller", lambda: None)
     assert client.as_caller() == []
 

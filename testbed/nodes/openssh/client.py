@@ -79,12 +79,14 @@ def arguments(way: WayToNode, folder: Path) -> list[str]:
 def as_caller() -> list[str]:
     """Return the command line that runs a program as the user who called sudo.
 
-    The keys, the agent, the known hosts and the ssh_config are that user's.
+    The keys, the agent, the known hosts and the ssh_config are that user's.  ssh finds them
+    without HOME, but programs that it runs (ProxyCommand, Match exec) do not.
     """
     who = owner.caller()
     if who is None:
         return []
-    return ["setpriv", f"--reuid={who.uid}", f"--regid={who.gid}", "--init-groups", "--"]
+    change = ["setpriv", f"--reuid={who.uid}", f"--regid={who.gid}", "--init-groups", "--"]
+    return [*change, "env", f"HOME={owner.login_home()}"]
 
 
 def connect(node: str, argv: list[str], agent: Path) -> Duplex:

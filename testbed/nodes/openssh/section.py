@@ -4,15 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
+from testbed import owner
 from testbed.topology.declare import Block, Section, key
 from testbed.topology.shapes import FilePath, Integer, Pattern
+
+if TYPE_CHECKING:
+    from testbed.topology.read import Reader
+    from testbed.topology.tree import Tree
 
 PROVIDER = "ssh"
 #: A word that begins with a hyphen would be an option of ssh.
 WORD = r"[^-\s][^\s]*"
+PORTS = range(1, 65536)
 INSTALL = "install the software by your own tool: testbed only looks at machines that exist already"
+
+
+class UsersPath(FilePath):
+    """A path of the user as whom ssh runs; that user's home folder is ~."""
+
+    def read(self, read: Reader, at: Tree | None) -> str | None:
+        return read.path(at, expand=owner.expanded)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +47,12 @@ class Way(Block):
         default="",
     )
     port: int | None = key(
-        Integer("a TCP port", 1, 65535),
+        Integer("a TCP port", PORTS[0], PORTS[-1]),
         "TCP port of sshd. Default: 22, or that of ssh_config.",
         default=None,
     )
     key_file: str = key(
-        FilePath(),
+        UsersPath(),
         "File with the private key. Default: those of the agent and of ssh.",
         name="key",
         default="",
@@ -50,7 +63,7 @@ class Way(Block):
         default="",
     )
     config: str = key(
-        FilePath(), "File for ssh -F (ssh_config(5)). Default: the user's own.", default=""
+        UsersPath(), "File for ssh -F (ssh_config(5)). Default: the user's own.", default=""
     )
 
 
