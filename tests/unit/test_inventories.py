@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from testbed import cli
+from testbed import cli, owner
 from testbed.errors import LabError, UsageError
 from testbed.labs import survey as surveys
 from testbed.labs.existing import SYSTEM
@@ -18,7 +18,7 @@ from testbed.labs.survey import RUNNING, survey
 from testbed.nodes import wiring
 from testbed.nodes.base import NodeSpec
 from testbed.nodes.fake import Answer, FakeProvider
-from testbed.nodes.openssh import inventories
+from testbed.nodes.openssh import ansible, inventories
 from testbed.nodes.openssh.provider import Machines
 from testbed.topology import keys, load_text
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def no_ansible(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inventories, "which", lambda _: None)
+    monkeypatch.setattr(ansible, "which", lambda _: None)
 
 
 def machines(text: str, path: str = "/a/hosts") -> Mapping[str, Mapping[str, Any]]:
@@ -91,12 +91,156 @@ def test_an_inventory_in_yaml() -> None:
     assert found["db-b"] == {"address": "db-b", "user": "admin"}
 
 
-def test_options_of_ssh_that_are_not_read_are_told() -> None:
-    text = "[a]\nb ansible_ssh_common_args='-o Ciphers=x'\n"
-    found = inventories.read("/a", text)
+NEAR = {"web1": {"user": "web", "port": 2201}, "db1": {"user": "admin", "port": 2200}}
+NEAR_YAML = """\
+all:
+  vars: {ansible_user: admin, ansible_port: 2200}
+  hosts: {web1: , db1: }
+  children: {site: }
+site:
+  children: {web: {vars: {ansible_user: web}}, old: {hosts: {web1: }, vars: {ansible_user: old}}}
+  vars: {ansible_port: 2201, ansible_user: site}
+web: {hosts: {web1: }}
+"""
+NEAR_INI = """\
+db1
+[web]  # a comment
+web1
+[old]
+web1
+[web:vars]
+ansible_user=web
+[site:children]
+web  # and
+old
+[old:vars]
+ansible_user=old
+[region:children]
+site
+[region:vars]
+ansible_port=2201
+ansible_user=region
+[all:vars]
+ansible_user=admin
+ansible_port='2200'
+"""
+
+
+@pytest.mark.parametrize("text", [NEAR_YAML, NEAR_INI])
+def test_the_nearest_group_wins(text: str) -> None:
+    """As ansible/inventory/helpers.py sorts groups: by depth, then by name."""
+    found = machines(text)
+    assert {name: {**own} for name, own in found.items()} == {
+        name: {"address": name, **keys} for name, keys in NEAR.items()
+    }
+
+
+def test_groups_in_a_circle_end() -> None:
+    assert [*machines("[a]\nweb1\n[a:children]\nb\n[b:children]\na\n")] == ["web1"]
+
+
+def test_the_output_of_ansible_inventory_is_one() -> None:
+    said = {
+        "_meta": {"hostvars": {"a": {"ansible_host": "192.0.2.1"}}},
+        "all": {"children": ["ungrouped", "web"]},
+        "web": {"hosts": ["a", "b"], "vars": {"ansible_user": "admin"}},
+    }
+    assert machines(json.dumps(said), "") == {
+        "a": {"address": "192.0.2.1", "user": "admin"}, "b": {"address": "b", "user": "admin"},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("web[01:10]", [f"web{n:02}" for n in range(1, 11)]),
+        ("web[9:11]", ["web9", "web10", "web11"]),
+        ("web[:2]", ["web0", "web1", "web2"]),
+        ("web[1:5:2]-[a:c:2]", ["web1-a", "web1-c", "web3-a", "web3-c", "web5-a", "web5-c"]),
+        ("2001:db8::1", ["2001:db8::1"]),
+    ],
+)
+@pytest.mark.parametrize("form", ["[g]\n{}\n", "g: {{hosts: {{'{}': }}}}\n"])
+def test_ranges_of_hosts(pattern: str, names: list[str], form: str) -> None:
+    assert [*machines(form.format(pattern))] == names
+
+
+@pytest.mark.parametrize("pattern", ["w[2:1]", "w[1:9:0]", "w[aa:bb]", "w[a:9]", "w[z:a]"])
+@pytest.mark.parametrize("form", ["[g]\n{}\n", "g: {{hosts: {{'{}': }}}}\n"])
+def test_a_range_without_hosts_is_refused(pattern: str, form: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        machines(form.format(pattern))
+    assert pattern in caught.value.message
+
+
+@pytest.mark.parametrize("form", ["[g]\n{}\n", "g: {{hosts: {{'{}': }}}}\n"])
+@pytest.mark.parametrize(
+    ("host", "address"), [("web1:2222", "web1"), ("[2001:db8::1]:2222", "2001:db8::1")]
+)
+def test_a_port_may_follow_the_host(form: str, host: str, address: str) -> None:
+    assert machines(form.format(host)) == {address: {"address": address, "port": 2222}}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "ansible_port='{{ port }}'", "ansible_port=70000", "ansible_host={{host}}",
+        "ansible_user=-x", "ansible_host='-oProxyCommand=reboot'", "ansible_host='a b'",
+        "ansible_ssh_common_args='-J{{x}}'", "ansible_connection=docker",
+    ],
+)  # fmt: skip
+def test_a_host_that_ssh_cannot_reach_is_left_out(given: str) -> None:
+    found = inventories.read("/a/hosts", f"[g]\nweb1 {given}\nweb2\n")
     assert found is not None
-    assert [*found.machines] == ["b"]
-    assert "Ciphers" in str(found.left)
+    assert [*found.machines] == ["web2"]
+    assert given.partition("=")[2].strip("'").removeprefix("-J") in found.left["web1"]
+
+
+def test_a_host_may_be_called_host() -> None:
+    assert machines("[g]\nhost ansible_user=a\nhost\n") == {
+        "host": {"address": "host", "user": "a"}
+    }
+    assert machines("host ansible_user=a\n") == {"host": {"address": "host", "user": "a"}}
+
+
+def test_a_key_is_relative_to_the_inventory() -> None:
+    text = "[g]\na ansible_ssh_private_key_file=keys/a\nb ansible_private_key_file=~/b\n"
+    found = machines(text, "/etc/site/hosts")
+    assert [one["key"] for one in found.values()] == ["/etc/site/keys/a", "~/b"]
+
+
+def test_secrets_of_ansible_vault_do_not_matter() -> None:
+    text = """\
+web:
+  hosts: {web1: , web2: text}
+  vars:
+    ansible_user: admin
+    ansible_become_password: !vault |
+      $ANSIBLE_VAULT;1.1;AES256
+      6162
+    made: 2001-99-99
+"""
+    assert [one["user"] for one in machines(text).values()] == ["admin", "admin"]
+
+
+@pytest.mark.parametrize(
+    ("given", "jump", "left"),
+    [
+        ("-o Ciphers=x", None, "Ciphers"),
+        ("-J ops@bastion -o Ciphers=x", "ops@bastion", "Ciphers"),
+        ('-o "ProxyJump ops@bastion" -C', "ops@bastion", "-C"),
+        ("-oProxyJump=bastion:2222", "bastion:2222", ""),
+        ("-o ProxyCommand='ssh -W %h:%p -q bastion'", None, "ProxyCommand"),
+    ],
+)
+def test_options_of_ssh_that_are_not_read_are_told(given: str, jump: str | None, left: str) -> None:
+    found = inventories.read("/a", yaml.safe_dump(
+        {"g": {"hosts": {"b": {"ansible_ssh_common_args": given}}}}
+    ))  # fmt: skip
+    assert found is not None
+    assert found.machines["b"].get("jump") == jump
+    assert bool(found.left) == bool(left)
+    assert left in str(found.left)
 
 
 def test_ansible_itself_is_asked_where_it_is(
@@ -111,7 +255,7 @@ def test_ansible_itself_is_asked_where_it_is(
     program.write_text(f"#!/bin/sh\ncat << 'END'\n{json.dumps(said)}\nEND\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    monkeypatch.setattr(inventories, "which", lambda name: name)
+    monkeypatch.setattr(ansible, "which", lambda name: name)
     assert machines("anything") == {"a": {"address": "192.0.2.1"}, "b": {"address": "b"}}
 
 
@@ -124,6 +268,36 @@ def test_hosts_of_an_ssh_config() -> None:
     with pytest.raises(UsageError) as caught:
         inventories.read("", text)
     assert "vagrant ssh-config" in (caught.value.hint or "")
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(owner, "login_home", lambda: tmp_path)
+    (tmp_path / ".ssh" / "config.d").mkdir(parents=True)
+    return tmp_path
+
+
+def test_hosts_of_included_files(home: Path) -> None:
+    folder = home / ".ssh" / "config.d"
+    (folder / "a").write_text("Host web1\nInclude ~/.ssh/more\n")
+    (folder / "b").write_text("  host web2 web1\n\tInclude config.d/*\n")  # itself
+    (folder / "c").mkdir()
+    (home / ".ssh" / "more").write_text("Host db\n")
+    text = f"Include config.d/* {home}/none\nHost *\n  User a\n"
+    assert [*machines(text, str(home / "main"))] == ["web1", "db", "web2"]
+
+
+def test_an_ssh_config_with_an_open_quote_is_refused() -> None:
+    with pytest.raises(UsageError) as caught:
+        machines('Host a\n\nHost "b\n', "/a/config")
+    assert caught.value.where == "/a/config:3"
+
+
+def test_a_host_that_would_be_an_option_is_left_out() -> None:
+    found = inventories.read("/a/config", "Host web1 -oProxyCommand=reboot\n")
+    assert found is not None
+    assert [*found.machines] == ["web1"]
+    assert [*found.left] == ["-oProxyCommand=reboot"]
 
 
 def test_contexts_of_docker() -> None:
@@ -146,7 +320,31 @@ db                          ssh://db
     assert machines("\n".join(map(json.dumps, lines)), "") == wanted
 
 
-@pytest.mark.parametrize("text", ["", "hello world\n", "a: [1\n", "[a]\nb c d\n", "- a\n", "{}"])
+@pytest.mark.parametrize(
+    ("endpoint", "keys"),
+    [
+        ("ssh://[2001:db8::1]:22", {"address": "2001:db8::1", "port": 22}),
+        ("ssh://a@web:99999", None),
+        ("ssh://-oProxyCommand=x", None),
+        ("ssh://[web", None),
+    ],
+)
+def test_endpoints_of_docker(endpoint: str, keys: Mapping[str, Any] | None) -> None:
+    found = inventories.read("", json.dumps({"Name": "web", "DockerEndpoint": endpoint}))
+    assert found is not None
+    assert found.machines.get("web") == keys
+    assert ("web" in found.left) == (keys is None)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "hello world\n", "a: [1\n", "[a]\nb c d\n", "- a\n", "{}", "[a]\nkey=value\n",
+        "[a]\nkey = value\n", "g: {hosts: 3}\n", "g: {vars: [a], hosts: }\n", "[a:b]\nc\n",
+        '{"DockerEndpoint"', '{"DockerEndpoint": 1}\n{', "Host\n", "a: 2001-99-99\n",
+        "[a]\nb 'c\n", "g: {children: [a, [b]]}\n",
+    ],
+)  # fmt: skip
 def test_other_files_are_no_list_of_machines(text: str) -> None:
     assert inventories.read("/a", text) is None or not machines(text)
 

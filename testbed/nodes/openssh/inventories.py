@@ -6,25 +6,27 @@ which ``vagrant ssh-config`` prints, too, and the table of ``docker context ls``
 
 from __future__ import annotations
 
-import itertools
+import glob
 import json
+import os
 import re
 import shlex
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import yaml
-
+from testbed import owner
 from testbed.errors import UsageError
 from testbed.nodes.attachable import Listed
-from testbed.process import run, which
+from testbed.nodes.openssh import ansible
+from testbed.nodes.openssh.section import PORTS, WORD
 
-HOST = re.compile(r"^\s*Host(?:\s+|\s*=\s*)(.+)$", re.IGNORECASE | re.MULTILINE)
+HOSTS = re.compile(r"\s*(Host|Include)(?:[ \t]*=[ \t]*|[ \t]+)(\S.*)", re.IGNORECASE)
 CONTEXT = re.compile(r"^(\S+)(?: \*)?\s.*?(ssh://\S+)", re.MULTILINE)
-SECTION = re.compile(r"^\[([^\]:]+)(?::(\w+))?\]$")
-RANGE = re.compile(r"\[(\w+):(\w+)(?::(\d+))?\]")
-JUMP = re.compile(r"(?:-J\s*|ProxyJump[= ])\s*[\"']?([^\s\"']+)")
+JUMP = re.compile(
+    r"""(?:^|\s)(?:-J\s*|-o\s*["']?ProxyJump(?:\s*=\s*|\s+))["']?([^\s"']+)["']?""", re.IGNORECASE
+)
 #: Variables of Ansible's connection plugin ``ssh``, the older names last, with our keys.
 VARIABLES: Mapping[str, tuple[str, ...]] = {
     "address": ("ansible_host", "ansible_ssh_host"),
@@ -33,7 +35,7 @@ VARIABLES: Mapping[str, tuple[str, ...]] = {
     "key": ("ansible_ssh_private_key_file", "ansible_private_key_file"),
 }
 ARGUMENTS = ("ansible_ssh_common_args", "ansible_ssh_extra_args")
-BY_SSH = ("ssh", "smart", "paramiko", "ansible.builtin.ssh", "")
+BY_SSH = ("ssh", "smart", "paramiko", "paramiko_ssh", "")
 
 
 def read(path: str, text: str) -> Listed | None:
@@ -44,8 +46,32 @@ def read(path: str, text: str) -> Listed | None:
     for kind in (_contexts, _ssh_config, _ansible):
         found = kind(path, text)
         if found is not None:
-            return found
+            return _usable(found)
     return None
+
+
+def _usable(listed: Listed) -> Listed:
+    """Leave out machines whose values ssh cannot use, such as templates of Ansible."""
+    wrong = {name: key for name, keys in listed.machines.items() if (key := _unusable(keys))}
+    return Listed(
+        listed.what,
+        {name: keys for name, keys in listed.machines.items() if name not in wrong},
+        listed.shared,
+        {**listed.left, **{name: f"its {key}" for name, key in wrong.items()}},
+    )
+
+
+def _unusable(keys: Mapping[str, Any]) -> str:
+    """Return the first key, with its value, that ssh cannot use; empty if it can use all."""
+    for key, value in keys.items():
+        text = str(value)
+        if key == "port":
+            good = text.isdecimal() and int(text) in PORTS
+        else:
+            good = "{{" not in text and (key == "key" or bool(re.fullmatch(WORD, text)))
+        if not good:
+            return f"{key} is {text}"
+    return ""
 
 
 # -- docker context ls ---------------------------------------------------------------------
@@ -56,175 +82,108 @@ def _contexts(path: str, text: str) -> Listed | None:
     del path
     lines = text.strip().splitlines()
     if lines and lines[0].startswith("{") and '"DockerEndpoint"' in lines[0]:
-        given = [json.loads(line) for line in lines]
-        pairs = [(str(one["Name"]), str(one["DockerEndpoint"])) for one in given]
+        try:
+            given = [json.loads(line) for line in lines]
+        except ValueError:
+            return None
+        pairs = [(str(one.get("Name")), str(one.get("DockerEndpoint"))) for one in given]
     elif lines and re.match(r"NAME\s.*DOCKER ENDPOINT", lines[0]):
         pairs = CONTEXT.findall(text)
     else:
         return None
-    found = {}
+    found, left = {}, {}
     for name, endpoint in pairs:
-        url = urlsplit(endpoint)
-        if url.scheme == "ssh" and url.hostname:
+        try:
+            url = urlsplit(endpoint)
             keys = {"address": url.hostname, "user": url.username, "port": url.port}
+        except ValueError as error:
+            left[name] = f"{endpoint}: {error}"
+            continue
+        if url.scheme == "ssh" and url.hostname:
             found[name] = {key: value for key, value in keys.items() if value}
-    return Listed("contexts of Docker over ssh", found)
+    return Listed("contexts of Docker over ssh", found, left=left)
 
 
 # -- ssh_config ----------------------------------------------------------------------------
 
 
 def _ssh_config(path: str, text: str) -> Listed | None:
-    found = HOST.findall(text)
-    if not found:
+    # An inventory in INI form may have a host with the name host.
+    if re.search(r"^\s*(\[|host\b.*\bansible_\w+=)", text, re.MULTILINE | re.IGNORECASE):
+        return None
+    names = list(_hosts(path, text, {path}))
+    if not names:
         return None
     if not path:
         raise UsageError(
             "a configuration of ssh must be a file, because ssh reads it at each connection",
             hint="write it to one first: vagrant ssh-config > hosts; testbed attach hosts",
         )
-    names = [name for line in found for name in shlex.split(line, comments=True)]
     plain = [name for name in names if not re.search(r"[*?!]", name)]
     return Listed(
         "hosts of ssh_config", {name: {"address": name} for name in plain}, {"config": path}
     )
 
 
+def _hosts(path: str, text: str, passed: set[str]) -> Iterator[str]:
+    """Yield the patterns of all ``Host`` lines, also of included files.
+
+    ``passed`` are the files that were read.  Raises UsageError.
+    """
+    for number, line in enumerate(text.splitlines(), 1):
+        if (found := HOSTS.fullmatch(line)) is None:
+            continue
+        try:
+            words = shlex.split(found[2], comments=True)
+        except ValueError as error:
+            raise UsageError(str(error), where=f"{path or '-'}:{number}") from error
+        if found[1].lower() == "host":
+            yield from words
+            continue
+        for file in (one for word in words for one in _included(word)):
+            if file not in passed:
+                passed.add(file)
+                yield from _hosts(file, _text(file), passed)
+
+
+def _included(pattern: str) -> list[str]:
+    """Return the files of an ``Include``, which begins at ~/.ssh in a user's own file."""
+    folder = owner.login_home() / ".ssh"
+    return sorted(glob.glob(str(folder / owner.expanded(pattern))))  # noqa: PTH207  an absolute pattern
+
+
+def _text(file: str) -> str:
+    """Return the text of a file; empty for one that ssh could not read either."""
+    try:
+        return Path(file).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
 # -- Ansible -------------------------------------------------------------------------------
 
 
 def _ansible(path: str, text: str) -> Listed | None:
-    if path and which("ansible-inventory"):
-        done = run(["ansible-inventory", "-i", path, "--list"], check=False)
-        data = json.loads(done.out) if done.status == 0 else {}
-        hosts = data.get("_meta", {}).get("hostvars", {})
-        members = {host for group in data.values() for host in group.get("hosts", ())}
-        if members:
-            return _listed({host: hosts.get(host, {}) for host in sorted(members)})
-    hosts = _of_yaml(text) or _of_ini(text)
-    return _listed(hosts) if hosts else None
-
-
-def _listed(hosts: Mapping[str, Mapping[str, Any]]) -> Listed:
+    hosts = ansible.read(path, text)
+    if not hosts:
+        return None
     found, left = {}, {}
     for name, variables in hosts.items():
-        connection = str(variables.get("ansible_connection", ""))
-        if connection not in BY_SSH:
+        connection = str(variables.get("ansible_connection") or "")
+        if connection.removeprefix("ansible.builtin.") not in BY_SSH:
             left[name] = f"ansible_connection is {connection}"
             continue
         keys: dict[str, Any] = {"address": name}
         for key, names in VARIABLES.items():
             if given := next((variables[one] for one in names if variables.get(one)), None):
-                keys[key] = int(given) if key == "port" else str(given)
-        arguments = " ".join(str(variables.get(one, "")) for one in ARGUMENTS)
+                keys[key] = int(given) if str(given).isdecimal() and key == "port" else str(given)
+        if "key" in keys and not keys["key"].startswith("~"):
+            keys["key"] = os.path.join(os.path.dirname(path), keys["key"])  # noqa: PTH118, PTH120  of any text
+        arguments = " ".join(str(variables.get(one) or "") for one in ARGUMENTS)
         if jump := JUMP.search(arguments):
             keys["jump"] = jump[1]
-        elif arguments.strip():
+            arguments = arguments.replace(jump[0], " ")
+        if arguments.strip():
             left[f"{name}: options of ssh"] = arguments.strip()
         found[name] = keys
     return Listed("hosts of an inventory of Ansible", found, left=left)
-
-
-def _of_yaml(text: str) -> dict[str, dict[str, Any]]:
-    """Return the variables of each host of an inventory in YAML; none if it is not one."""
-    try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError:
-        return {}
-    if not isinstance(data, dict) or not any(_is_group(group) for group in data.values()):
-        return {}
-    found: dict[str, dict[str, Any]] = {}
-    for group in data.values():
-        _walk(group, {}, found)
-    return found
-
-
-def _is_group(group: object) -> bool:
-    return isinstance(group, dict) and bool({"hosts", "children"} & group.keys())
-
-
-def _walk(group: Any, above: Mapping[str, Any], found: dict[str, dict[str, Any]]) -> None:
-    """Add the hosts of a group and its children; the nearest variables win."""
-    if not isinstance(group, dict):
-        return
-    variables = {**above, **(group.get("vars") or {})}
-    for pattern, own in (group.get("hosts") or {}).items():
-        for name in _names(str(pattern)):
-            found[name] = {**variables, **found.get(name, {}), **(own or {})}
-    for child in (group.get("children") or {}).values():
-        _walk(child, variables, found)
-
-
-def _of_ini(text: str) -> dict[str, dict[str, Any]]:
-    """Return the variables of each host of an inventory in INI form; none if it is not one."""
-    hosts: dict[str, dict[str, Any]] = {}
-    groups: dict[str, list[str]] = {"all": []}
-    variables: dict[str, dict[str, Any]] = {}
-    children: dict[str, list[str]] = {}
-    group, kind, is_one = "ungrouped", "", False
-    for line in (line.strip() for line in text.splitlines()):
-        if not line or line[0] in "#;":
-            continue
-        if header := SECTION.match(line):
-            group, kind, is_one = header[1], header[2] or "", True
-        elif kind == "vars":
-            name, _, value = line.partition("=")
-            variables.setdefault(group, {})[name.strip()] = value.strip().strip("\"'")
-        elif kind == "children":
-            children.setdefault(group, []).append(line)
-        else:
-            try:
-                pattern, *pairs = shlex.split(line, comments=True)
-            except ValueError:
-                return {}
-            if any("=" not in pair for pair in pairs):
-                return {}
-            is_one = is_one or any(pair.startswith("ansible_") for pair in pairs)
-            for name in _names(pattern):
-                own = hosts.setdefault(name, {})
-                own |= dict(pair.split("=", 1) for pair in pairs)
-                groups.setdefault(group, []).append(name)
-    if not is_one:
-        return {}
-    return {
-        name: {**_inherited(name, groups, variables, children), **own}
-        for name, own in hosts.items()
-    }
-
-
-def _inherited(
-    name: str,
-    groups: Mapping[str, list[str]],
-    variables: Mapping[str, dict[str, Any]],
-    children: Mapping[str, list[str]],
-) -> dict[str, Any]:
-    """Return the variables that a host has from its groups, those of all first."""
-    found = dict(variables.get("all", {}))
-    mine = [group for group, names in groups.items() if name in names]
-    above = [parent for parent, below in children.items() if set(below) & set(mine)]
-    for group in (*above, *mine):
-        found |= variables.get(group, {})
-    return found
-
-
-def _names(pattern: str) -> Iterator[str]:
-    """Yield the hosts of a pattern with ranges.
-
-    >>> list(_names("web[08:10]-[a:b]"))[:3]
-    ['web08-a', 'web08-b', 'web09-a']
-    """
-    parts = RANGE.split(pattern)
-    # Four fields for each range: the text before it, its ends, its step.
-    ranges = [_range(*parts[at + 1 : at + 4]) for at in range(0, len(parts) - 1, 4)]
-    texts = parts[::4]
-    for chosen in itertools.product(*ranges):
-        pairs = itertools.zip_longest(texts, chosen, fillvalue="")
-        yield "".join(text + word for text, word in pairs)
-
-
-def _range(first: str, last: str, step: str | None) -> list[str]:
-    by = int(step or 1)
-    if first.isdigit() and last.isdigit():
-        width = len(first) if first.startswith("0") else 0
-        return [f"{n:0{width}d}" for n in range(int(first), int(last) + 1, by)]
-    return [chr(code) for code in range(ord(first[0]), ord(last[0]) + 1, by)]
