@@ -13,6 +13,7 @@ from __future__ import annotations
 import bisect
 import contextlib
 import ctypes
+import errno
 import os
 import platform
 import struct
@@ -22,7 +23,10 @@ BTF = "/sys/kernel/btf/vmlinux"
 SYMBOLS = "/proc/kallsyms"
 PREFIX = "SKB_DROP_REASON_"
 UNSPECIFIED = "NOT_SPECIFIED"  # only the function tells more
-NUMBER = 321 if platform.machine() == "x86_64" else 280  # of bpf(2); asm-generic/unistd.h
+REASONS = "skb_drop_reason"  # an enumeration, from Linux 5.17 on
+#: Numbers of bpf(2) by processor (syscall_64.tbl, asm-generic/unistd.h). Registers in
+#: instructions are in the order of those with the lowest octet first.
+NUMBERS = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "loongarch64": 280}
 MAP_CREATE, PROG_LOAD, TRACEPOINT_OPEN, TAKE = 0, 5, 17, 21  # enum bpf_cmd, linux/bpf.h
 ARRAY_PER_CPU, QUEUE = 6, 22  # enum bpf_map_type
 RAW_TRACEPOINT = 17  # enum bpf_prog_type
@@ -32,10 +36,11 @@ MOST = 256  # drops that are kept
 #: index of the device (0 if not known), then the packet from its network header.
 HEAD = struct.Struct("=QQII")
 WINDOW = 176  # octets of a packet: the farthest mark is below
+MAGIC = 0xEB9F
 #: Kinds of types: octets after the first 12, and octets of each member or value.
-EXTRA = {1: (4, 0), 3: (12, 0), 4: (0, 12), 5: (0, 12), 6: (0, 8), 13: (0, 8), 14: (4, 0),
-         15: (0, 12), 17: (4, 0), 19: (0, 12)}  # fmt: skip
-STRUCT, UNION, ENUM = 4, 5, 6
+EXTRA = {**dict.fromkeys(range(20), (0, 0)), 1: (4, 0), 3: (12, 0), 4: (0, 12), 5: (0, 12),
+         6: (0, 8), 13: (0, 8), 14: (4, 0), 15: (0, 12), 17: (4, 0), 19: (0, 12)}  # fmt: skip
+STRUCT, UNION, ENUM, ENUM64 = 4, 5, 6, 19
 #: Fields that the program reads.
 FIELDS = (("sk_buff", "head"), ("sk_buff", "network_header"), ("sk_buff", "dev"),
           ("net_device", "ifindex"), ("net_device", "nd_net"), ("net", "ns"),
@@ -51,26 +56,35 @@ class Layout:
     def __init__(self, path: str) -> None:
         with open(path, "rb") as file:  # noqa: PTH123  pathlib takes long to load
             data = file.read()
-        _, _, _, size, types, types_size, names, names_size = struct.unpack_from("=HBBIIIII", data)
+        if len(data) < 24 or struct.unpack_from("=H", data) != (MAGIC,):
+            raise OSError(0, f"{path} does not have the types of a kernel")
+        size, types, types_size, names, names_size = struct.unpack_from("=IIIII", data, 4)
         self._types = data[size + types : size + types + types_size]
         self._names = data[size + names : size + names + names_size]
         self._at = [0, 0]  # where each type begins, by its number; none has 0
-        self._found: dict[tuple[int, int], int] = {}
+
+    def has(self, name: str) -> None:
+        """Raise OSError if the kernel has no type of this name."""
+        self._name(name)
 
     def offset(self, structure: str, member: str) -> int:
         """Return where a member begins, in octets.  Raises OSError for one that is not there."""
-        found = self._member(self._named(STRUCT, structure), self._name(member))
+        found = self._member(self._named(structure, STRUCT), self._name(member))
         if found is None:
             raise OSError(0, f"the kernel has no {structure}.{member}")
         return found // 8
 
     def values(self, name: str) -> dict[int, str]:
-        """Return the names of an enumeration by their values."""
-        at = self._named(ENUM, name)
+        """Return the names of an enumeration by their values.  Raises OSError as :meth:`offset`."""
+        at = self._named(name, ENUM, ENUM64)
         _, info = struct.unpack_from("=II", self._types, at)
         found = {}
         for number in range(info & 0xFFFF):
-            start, value = struct.unpack_from("=Ii", self._types, at + 12 + 8 * number)
+            if info >> 24 & 31 == ENUM:
+                start, value = struct.unpack_from("=Ii", self._types, at + 12 + 8 * number)
+            else:  # not of eight octets in one place: they are not aligned
+                start, low, high = struct.unpack_from("=III", self._types, at + 12 + 12 * number)
+                value = high << 32 | low
             found[value] = self._names[start : self._names.index(b"\0", start)].decode()
         return found
 
@@ -81,14 +95,14 @@ class Layout:
             raise OSError(0, f"the kernel has no {word}")
         return at + 1
 
-    def _named(self, kind: int, word: str) -> int:
-        """Return where a named type begins."""
+    def _named(self, word: str, *kinds: int) -> int:
+        """Return where a named type of one of these kinds begins."""
         wanted = struct.pack("=I", self._name(word))
         at = self._types.find(wanted)
         while at >= 0:
-            if at % 4 == 0:
+            if at % 4 == 0 and at + 12 <= len(self._types):
                 _, info = struct.unpack_from("=II", self._types, at)
-                if info >> 24 & 31 == kind and info & 0xFFFF and self._begins(at):
+                if info >> 24 & 31 in kinds and info & 0xFFFF and self._begins(at):
                     return at
             at = self._types.find(wanted, at + 1)
         raise OSError(0, f"the kernel has no type {word}")
@@ -101,8 +115,13 @@ class Layout:
 
     def _next(self) -> None:
         at = self._at[-1]
+        if at + 12 > len(self._types):
+            raise OSError(0, "the types of the kernel are not complete")
         (info,) = struct.unpack_from("=I", self._types, at + 4)
-        fixed, each = EXTRA.get(info >> 24 & 31, (0, 0))
+        kind = info >> 24 & 31
+        if kind not in EXTRA:
+            raise OSError(0, f"the kernel has a kind of type that is not known: {kind}")
+        fixed, each = EXTRA[kind]
         self._at.append(at + 12 + fixed + each * (info & 0xFFFF))
 
     def _member(self, at: int, name: int) -> int | None:
@@ -230,16 +249,19 @@ def program(offsets: dict[str, int], marks: list[list[Any]], scratch: int, queue
 
 def _bpf(command: int, given: bytes) -> int:
     """Call bpf(2).  Raises OSError."""
+    number = NUMBERS.get(platform.machine())
+    if number is None or struct.calcsize("P") != 8:
+        raise OSError(errno.ENOSYS, f"bpf(2) is not used on this processor, {platform.machine()}")
     # A system call takes whole registers: without types ctypes would pass 32 bits.
     call = ctypes.CDLL(None, use_errno=True).syscall
     call.restype = ctypes.c_long
     kept = ctypes.create_string_buffer(given, len(given))
     found = int(
-        call(ctypes.c_long(NUMBER), ctypes.c_long(command), kept, ctypes.c_long(len(given)))
+        call(ctypes.c_long(number), ctypes.c_long(command), kept, ctypes.c_long(len(given)))
     )
     if found < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+        failed = ctypes.get_errno()
+        raise OSError(failed, os.strerror(failed))
     return found
 
 
@@ -251,6 +273,7 @@ class Drops:
 
     def __init__(self, marks: list[list[Any]]) -> None:
         self._layout = Layout(BTF)
+        self._layout.has(REASONS)
         offsets = {member: self._layout.offset(name, member) for name, member in FIELDS}
         size = HEAD.size + WINDOW
         self._files: list[int] = []
@@ -284,7 +307,9 @@ class Drops:
                 found.append(value.raw)
         if not found:
             return []
-        names = self._layout.values("skb_drop_reason")
+        names: dict[int, str] = {}
+        with contextlib.suppress(OSError):  # else their numbers are told
+            names = self._layout.values(REASONS)
         told: list[tuple[int, int, str, int, bytes]] = []
         for data in found:
             reason, place, space, device = HEAD.unpack_from(data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from testbed.walk.model import Fact, Hop, Spot, View
 
 NAMES = ("sk_buff", "next", "dev", "head", "network_header", "skb_drop_reason",
          "SKB_DROP_REASON_NO_SOCKET", "net_device")  # fmt: skip
-INT, STRUCT, UNION, ENUM, FORWARD = 1, 4, 5, 6, 7
+INT, STRUCT, UNION, ENUM, FORWARD, ENUM64 = 1, 4, 5, 6, 7, 19
 AT = {name: 1 + sum(len(one) + 1 for one in NAMES[:index]) for index, name in enumerate(NAMES)}
 
 
@@ -82,6 +83,90 @@ def test_without_the_types_of_the_kernel_there_are_no_reports(
     found, why = opened([])
     assert found is None
     assert missing in why
+
+
+@pytest.mark.parametrize("data", [b"", b"\0" * 24, btf()[:20], btf()[:40]],
+                         ids=["empty", "zeros", "half a head", "half"])  # fmt: skip
+def test_types_that_are_not_understood_are_an_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, data: bytes
+) -> None:
+    (tmp_path / "btf").write_bytes(data)
+    monkeypatch.setattr(tracepoint, "BTF", str(tmp_path / "btf"))
+    found, why = opened([])
+    assert found is None
+    assert why
+
+
+def test_a_kind_of_type_of_a_later_kernel_is_an_error(tmp_path: Path) -> None:
+    """Its size is not known, nor where the next type begins."""
+    (tmp_path / "btf").write_bytes(
+        btf().replace(kind(FORWARD, "sk_buff", b"", 0, 0), kind(31, "sk_buff", b"", 0, 0))
+    )
+    with pytest.raises(OSError, match="31"):
+        Layout(str(tmp_path / "btf")).offset("sk_buff", "head")
+
+
+def test_a_kernel_without_reasons_is_refused_before_it_is_asked(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """One before 5.17: the tracepoint has no third argument."""
+    (tmp_path / "btf").write_bytes(btf().replace(b"skb_drop_reason", b"skb_drop_nothin"))
+    monkeypatch.setattr(tracepoint, "BTF", str(tmp_path / "btf"))
+    found, why = opened([])
+    assert found is None
+    assert "skb_drop_reason" in why
+
+
+def test_a_name_at_the_end_of_the_types_is_not_a_type(tmp_path: Path) -> None:
+    last = struct.pack("=Ii", AT["SKB_DROP_REASON_NO_SOCKET"], 3)
+    (tmp_path / "btf").write_bytes(
+        btf().replace(last, struct.pack("=II", AT["SKB_DROP_REASON_NO_SOCKET"], AT["net_device"]))
+    )
+    with pytest.raises(OSError, match="net_device"):
+        Layout(str(tmp_path / "btf")).offset("net_device", "ifindex")
+
+
+def test_an_enumeration_can_be_of_64_bits(tmp_path: Path) -> None:
+    before = kind(ENUM, "skb_drop_reason", b"", 1, 4)
+    name = AT["SKB_DROP_REASON_NO_SOCKET"]
+    last = struct.pack("=Ii", name, 3)
+    after = kind(ENUM64, "skb_drop_reason", struct.pack("=III", name, 3, 1), 1, 8)
+    data = btf().replace(before + last, after)
+    types = struct.unpack_from("=I", data, 12)[0] + 4
+    head = struct.pack("=III", types, types, struct.unpack_from("=I", data, 20)[0])
+    (tmp_path / "btf").write_bytes(data[:12] + head + data[24:])
+    found = Layout(str(tmp_path / "btf")).values("skb_drop_reason")
+    assert found == {1 << 32 | 3: "SKB_DROP_REASON_NO_SOCKET"}
+
+
+def test_reasons_without_names_have_numbers(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = [HEAD.pack(77, 0x1000, 4026531840, 3) + bytes(WINDOW)]
+
+    def bpf(command: int, given: bytes) -> int:
+        if not taken:
+            raise FileNotFoundError
+        place = struct.unpack_from("=IIQQ", given)[3]
+        ctypes.memmove(place, taken.pop(), HEAD.size + WINDOW)
+        return 0
+
+    monkeypatch.setattr(tracepoint, "_bpf", bpf)
+    monkeypatch.setattr(tracepoint, "REASONS", "net_device")  # no enumeration
+    reports = object.__new__(tracepoint.Drops)
+    reports._layout, reports._queue = layout, 3
+    assert reports.read() == [(4026531840, 3, "77", "", bytes(WINDOW))]
+
+
+@pytest.mark.parametrize("machine", ["s390x", "ppc64le", "armv7l", "aarch64_be"])
+def test_no_system_call_is_made_on_another_processor(
+    monkeypatch: pytest.MonkeyPatch, machine: str
+) -> None:
+    """There its number is that of another one."""
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    monkeypatch.setattr("ctypes.CDLL", lambda *_, **__: pytest.fail("a system call"))
+    with pytest.raises(OSError, match=machine):
+        tracepoint._bpf(0, b"")
 
 
 def test_the_program_fits_its_record_and_ends_within_itself() -> None:
