@@ -16,6 +16,7 @@ Value = Mapping[str, Any]
 
 ROWS = 100  # of what went wrong; services cut a page of more than a megabyte
 LENGTH = 300  # characters of a cell
+UNDECIDED = {None, "skipped", "not testable"}
 #: Characters that Markdown or HTML could take for markup.
 MARKUP = re.compile(r"([\\`*_{}\[\]()#+!|<>~$&@])")
 
@@ -45,10 +46,11 @@ def render(run: object) -> str:
 
 
 def _headline(run: Value, wrong: int) -> str:
-    labs = [lab for lab in run["labs"] if not lab.get("absent")]
-    where = f"`{labs[0]['lab']}`" if len(labs) == 1 else f"{len(labs)} labs"
-    claims = [claim for claim in run["claims"] if claim["verdict"] not in {None, "skipped"}]
-    checks = sum(len(lab["checks"]) for lab in labs)
+    labs = [lab for lab in run["labs"] if lab["topology"]]
+    where = f"{len(labs)} labs" if labs else "no lab"
+    where = f"`{labs[0]['lab']}`" if len(labs) == 1 else where
+    claims = [claim for claim in run["claims"] if claim["verdict"] not in UNDECIDED]
+    checks = sum(len(lab["checks"]) for lab in run["labs"])
     words = [f"{len(claims)} {'claim' if len(claims) == 1 else 'claims'}"] if claims else []
     words += [f"{checks} {'check' if checks == 1 else 'checks'}"] if checks else []
     if run["interrupted"]:

@@ -33,11 +33,23 @@ def tables(text: str) -> list[list[list[str]]]:
 
 def test_a_good_run_is_one_row_for_each_lab() -> None:
     text = markdown.render(report_runs.run())
-    assert text.splitlines()[0] == "### ✅ testbed: 7 claims on 2 labs, all as expected"
+    assert text.splitlines()[0] == "### ✅ testbed: 6 claims on 2 labs, all as expected"
     labs, versions = tables(text)
     assert labs[2] == ["docker-single", "0.6 s", "6", "-", "1", "-", "-", "2.5 s"]
     assert labs[3] == ["docker-single-29", "0.6 s", "2", "-", "-", "-", "-", "2.5 s"]
     assert [row[0] for row in versions[2:]] == ["docker", "etcd"]
+
+
+def test_the_headline_counts_as_the_last_line_on_the_terminal() -> None:
+    """Claims that were decided, and labs with nodes: not the part for claims that need none."""
+    run: dict[str, Any] = json.loads(json.dumps(report_runs.run()))
+    without, left_out = json.loads(json.dumps(run["labs"][:1] * 2))
+    without |= {"lab": "no lab", "topology": None}
+    left_out |= {"lab": "other", "topology": None, "absent": "not built", "findings": []}
+    run["labs"] += [without, left_out]
+    assert "6 claims on 2 labs" in markdown.render(run).splitlines()[0]
+    run["labs"] = [without]
+    assert "6 claims on no lab" in markdown.render(run).splitlines()[0]
 
 
 def test_all_that_went_wrong_is_named() -> None:
