@@ -37,6 +37,7 @@ class File:
     silent: bool = False  #: there is no answer at all
     sized: bool = True  #: its size is told
     tag: str = ""
+    covers: str | None = None  #: what an answer with a part says that it is
     later: bytes = b""  #: the file as it is after the first cut
 
 
@@ -116,9 +117,8 @@ class Handler(BaseHTTPRequestHandler):
         data = file.data[start:]
         self.send_response(206 if start else 200)
         if start:
-            self.send_header(
-                "Content-Range", f"bytes {start}-{len(file.data) - 1}/{len(file.data)}"
-            )
+            covers = f"bytes {start}-{len(file.data) - 1}/{len(file.data)}"
+            self.send_header("Content-Range", covers if file.covers is None else file.covers)
         if file.sized:
             self.send_header("Content-Length", str(len(data)))
         if file.tag:

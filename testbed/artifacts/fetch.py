@@ -39,6 +39,10 @@ class NotFetched(ArtifactError):
     """A server cannot be reached, does not have the file, or does not send all of it."""
 
 
+class _OtherPart(Exception):
+    """A server sends another part of a file than the requested one."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sum:
     """The checksum that a download must have; ``origin`` names where it was read."""
@@ -133,7 +137,8 @@ class _Download:
                 best = max(best, self.done)
                 if best == 0 or vain >= ATTEMPTS:
                     raise
-                if isinstance(error.__cause__, HTTPError):  # it may not like to continue
+                if isinstance(error.__cause__, HTTPError | _OtherPart):
+                    # The server may not like to continue.
                     self._again()
                 self.job.say(f"{error.message}; it is tried again")
             if self.job.cancel.wait(PAUSE * 2 ** (vain - 1)):
@@ -268,7 +273,7 @@ class _Answer:
         if answer.status == 206:
             covers = re.match(r"bytes (\d+)-\d+/(\d+)$", answer.headers.get("Content-Range") or "")
             if covers is None or int(covers[1]) != start:
-                raise ValueError("the server sends another part of the file than the missing one")
+                raise _OtherPart("the server sends another part of the file than the missing one")
             self.start, self.total = start, int(covers[2])
         else:
             self.total = size
@@ -288,15 +293,16 @@ class _Answer:
 
 
 def _redirects() -> Any:
-    """Return a handler of redirects that does not go from https to http."""
+    """Return a handler of redirects to https, and from http to http."""
     import urllib.request
 
     class Redirects(urllib.request.HTTPRedirectHandler):
         def redirect_request(  # noqa: PLR0917 - the parameters are urllib's
             self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str
         ) -> Any:
-            if req.full_url.startswith("https:") and not newurl.startswith("https:"):
-                raise URLError(f"it is redirected to {newurl}, without TLS")
+            allowed = ["https"] if req.type == "https" else ["http", "https"]
+            if newurl.partition(":")[0].lower() not in allowed:
+                raise URLError(f"redirected to {newurl}, expected {' or '.join(allowed)}")
             return super().redirect_request(req, fp, code, msg, headers, newurl)
 
     return Redirects()

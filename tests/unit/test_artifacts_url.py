@@ -195,6 +195,15 @@ def test_a_server_that_refuses_to_continue_is_asked_for_all_of_it(server: Server
     assert [request.start for request in server.requests] == [0, 500, 0]
 
 
+@pytest.mark.parametrize("covers", ["bytes 0-499/1000", "bytes 500-999/*", ""])
+def test_a_server_that_sends_another_part_is_asked_for_all_of_it(
+    server: Server, job: Job, covers: str
+) -> None:
+    url, digest = server.put(os.urandom(1000), cuts=1, covers=covers)
+    Download(url, digest, "bin/tool").fill(job)
+    assert [request.start for request in server.requests] == [0, 500, 0]
+
+
 def test_a_connection_that_breaks_always_at_the_same_place(server: Server, job: Job) -> None:
     url, digest = server.put(b"x" * 1000, cuts=1000, ranges=False)
     with pytest.raises(NotFetched, match="500 of 1000"):
@@ -259,16 +268,38 @@ def test_bytes_and_rate_are_told_and_the_wait_too(
     assert told[-1].endswith(", 0 bytes/s")
 
 
-def test_an_address_with_tls_is_not_left_for_one_without(
-    server: Server, job: Job, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ("https://a.example/x", "http://a.example/x"),
+        ("HTTPS://a.example/x", "http://a.example/x"),
+        ("https://a.example/x", "ftp://a.example/x"),
+        ("http://a.example/x", "ftp://a.example/x"),
+    ],
+)
+def test_a_redirect_without_tls_or_http_is_refused(asked: str, told: str) -> None:
     import urllib.request
 
-    handler = _redirects()
-    request = urllib.request.Request("https://a.example/x")
-    with pytest.raises(OSError, match="without TLS"):
-        handler.redirect_request(request, None, 302, "", {}, "http://a.example/x")
-    assert handler.redirect_request(request, None, 302, "", {}, "https://b.example/x")
+    request = urllib.request.Request(asked)
+    with pytest.raises(OSError, match="redirected to"):
+        _redirects().redirect_request(request, None, 302, "", {}, told)
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ("https://a.example/x", "https://b.example/x"),
+        ("https://a.example/x", "HTTPS://b.example/x"),
+        ("http://a.example/x", "https://b.example/x"),
+        ("http://a.example/x", "http://b.example/x"),
+    ],
+)
+def test_a_redirect_to_another_host_is_allowed(asked: str, told: str) -> None:
+    import urllib.request
+
+    request = urllib.request.Request(asked)
+    followed = _redirects().redirect_request(request, None, 302, "", {}, told)
+    assert followed.full_url == told
 
 
 def test_a_redirect_is_followed(server: Server, job: Job) -> None:
