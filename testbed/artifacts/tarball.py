@@ -46,8 +46,8 @@ def extract(
         if not open_ones:
             return
     missing = ", ".join(sorted(name for name in wanted if _plain(name) in open_ones))
-    files = ", ".join(seen[:SHOWN])
-    raise ArtifactError(f"{shown}: {missing} is not in the archive; it has {files}")
+    files = ", ".join(name if name.isprintable() else repr(name) for name in seen[:SHOWN])
+    raise ArtifactError(f"{shown}: {missing} is not in the archive; it has {files or 'no files'}")
 
 
 def _files(
@@ -83,7 +83,8 @@ def _parts(content: IO[bytes], shown: str) -> Iterator[bytes]:
 
 
 def _broken(shown: str, error: Exception) -> ArtifactError:
-    return ArtifactError(f"{shown} cannot be unpacked: {error}")
+    # tarfile tells each compression in a line of its own.
+    return ArtifactError(f"{shown} cannot be unpacked: {' '.join(str(error).split())}")
 
 
 def _plain(name: str) -> str:

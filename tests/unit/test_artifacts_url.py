@@ -139,10 +139,19 @@ def test_a_missing_member_is_told_with_what_there_is(server: Server, job: Job) -
         Download(url, digest, "bin/tool", "tool").fill(job)
 
 
-def test_what_is_no_archive(server: Server, job: Job) -> None:
-    url, digest = server.put(b"not a tar archive")
-    with pytest.raises(ArtifactError, match="cannot be unpacked"):
+def test_names_of_an_archive_do_not_write_on_the_terminal(server: Server, job: Job) -> None:
+    url, digest = server.put(archive({"\x1b[2J": b"", "one\ntwo": b""}))
+    with pytest.raises(ArtifactError, match="one") as caught:
         Download(url, digest, "bin/tool", "tool").fill(job)
+    assert caught.value.message.isprintable()
+
+
+@pytest.mark.parametrize("data", [b"not a tar archive", b""])
+def test_what_is_no_archive(server: Server, job: Job, data: bytes) -> None:
+    url, digest = server.put(data)
+    with pytest.raises(ArtifactError, match="cannot be unpacked") as caught:
+        Download(url, digest, "bin/tool", "tool").fill(job)
+    assert "\n" not in caught.value.message
 
 
 def test_too_large_is_refused_before_the_end(server: Server, job: Job) -> None:
