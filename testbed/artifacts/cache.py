@@ -91,10 +91,16 @@ class Cache:
         return 0
 
     def choose(self, entry: Path, others: Iterable[Path]) -> None:
-        """Prefer an entry to others with the same programs, from now on."""
-        # Clocks are coarse, and can be set back.
-        at = max([time.time_ns(), *(self.chosen(other) + 1 for other in others)])
-        os.utime(entry / RECORD, ns=(at, at))
+        """Prefer an entry to others with the same programs, from now on.
+
+        Raises ArtifactError if the cache cannot be written.
+        """
+        latest = max(map(self.chosen, others), default=-1)
+        if self.chosen(entry) > latest:
+            return
+        at = max(time.time_ns(), latest + 1)  # clocks are coarse, and can be set back
+        with self._writing(entry.name):
+            os.utime(entry / RECORD, ns=(at, at))
 
     def records(self) -> list[Record]:
         """Return the records of all complete entries, sorted by name."""
@@ -123,7 +129,7 @@ class Cache:
         again.  When ``build`` raises, an existing entry stays, and nothing else is left.
         Raises ArtifactError if the cache cannot be written.
         """
-        try:
+        with self._writing(name):
             owner.make(self.folder)
             with self.lock(f"{name}-{key}", say=say, cancel=cancel):
                 found = self.find(name, key)
@@ -131,6 +137,12 @@ class Cache:
                     return found
                 self.sweep(f"{name}-{key}")
                 return self._build(name, key, origin, build, of, old=found)
+
+    @contextlib.contextmanager
+    def _writing(self, name: str) -> Iterator[None]:
+        """Convert OSError to ArtifactError."""
+        try:
+            yield
         except OSError as error:
             if isinstance(error, TestbedError):  # some of which are OSError too
                 raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -243,6 +244,21 @@ def test_both_are_kept_and_the_one_asked_for_last_is_used(site: Site) -> None:
     assert site.built.times == ["built"]
     assert len(site.entries()) == 2
     assert len({json.loads((e / "artifact.json").read_text())["key"] for e in site.entries()}) == 2
+
+
+def test_a_choice_in_a_cache_that_cannot_be_written(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def utime(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    site.store("source").fetch("kubernetes")
+    site.store("download").fetch("kubernetes")
+    monkeypatch.setattr("os.utime", utime)
+    site.store("download").fetch("kubernetes")  # it is the one in use
+    with pytest.raises(ArtifactError, match="Read-only") as caught:
+        site.store("source").fetch("kubernetes")
+    assert "TESTBED_CACHE" in (caught.value.hint or "")
 
 
 def test_a_missing_choice_is_missing(site: Site) -> None:
