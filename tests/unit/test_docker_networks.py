@@ -188,10 +188,11 @@ BAD: dict[str, Bad] = {
         "of one interface",
     ),
     "priority on 20.10": bad(
-        nets(FRONT, "web: {node: n1, networks: {front: {gw_priority: §1}}}"), "engine 29"
+        nets(FRONT, "web: {node: n1, networks: {front: {gw_priority: §1}}}"), "engine 28 or later"
     ),
     "name of an interface on 20.10": bad(
-        nets(FRONT, "web: {node: n1, networks: {front: {interface_name: §web0}}}"), "engine 29"
+        nets(FRONT, "web: {node: n1, networks: {front: {interface_name: §web0}}}"),
+        "engine 28 or later",
     ),
     "name that an unnamed interface may get": bad(
         nets(
@@ -269,7 +270,7 @@ BAD: dict[str, Bad] = {
             f"{FRONT}\n    back: {{}}",
             'web: {node: n1, networks: {front: , back: {mac_address: §"02:00:00:00:00:01"}}}',
         ),
-        "engine 29",
+        "engine 28 or later",
     ),
     "MAC address of the container": bad(
         nets(FRONT, 'web: {node: n1, networks: [front], §mac_address: "02:00:00:00:00:01"}'),

@@ -268,13 +268,13 @@ class NetworkChecks(Look):
         engine = words_of(engine_of(self.t, container.node)) if old else ""
         for i, one in enumerate(container.networks.values()):
             if one.gw_priority is not None and old:
-                wanted = f"engine 29 for gw_priority (on {container.node})"
+                wanted = f"engine 28 or later for gw_priority (on {container.node})"
                 hint = "set engine: 29, or remove it: the first name in the alphabet counts then"
                 self.add(self._at(container, one.name, "gw_priority"), wanted, engine, hint)
             if one.interface_name is not None:
                 at = self._at(container, one.name, "interface_name")
                 if old:
-                    wanted = f"engine 29 for interface_name (on {container.node})"
+                    wanted = f"engine 28 or later for interface_name (on {container.node})"
                     self.add(at, wanted, engine, "set engine: 29, or remove it")
                 others = [*container.networks.values()][:i]
                 if one.interface_name in [other.interface_name for other in others]:
@@ -285,7 +285,8 @@ class NetworkChecks(Look):
                     hint = f"choose another, such as {free}, or name the interfaces of all networks"
                     self.add(at, wanted, quote(one.interface_name), hint)
             if one.mac_address and i and old:
-                wanted = f"engine 29 for a MAC address on a second network (on {container.node})"
+                where = f"a second network (on {container.node})"
+                wanted = f"engine 28 or later for a MAC address on {where}"
                 hint = "set engine: 29, or write this network first"
                 self.add(self._at(container, one.name, "mac_address"), wanted, engine, hint)
             if one.name == BRIDGE and (one.addresses or one.aliases):

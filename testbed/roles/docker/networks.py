@@ -95,7 +95,8 @@ class DockerNetwork(Block):
     )
     enable_ipv6: bool = key(
         Flag(),
-        "IPv6 addresses, also without a subnet for them (engine 29). An IPv6 subnet enables it.",
+        "IPv6 addresses, also without a subnet for them (engine 28 or later). An IPv6 subnet "
+        "enables it.",
         default=False,
     )
     driver_opts: Mapping[str, str] = key(
