@@ -140,7 +140,7 @@ class _Download:
                 if isinstance(error.__cause__, HTTPError | _OtherPart):
                     # The server may not like to continue.
                     self._again()
-                self.job.say(f"{error.message}; it is tried again")
+                self.job.say(f"{error.message}; trying again")
             if self.job.cancel.wait(PAUSE * 2 ** (vain - 1)):
                 raise Interrupted(2)
 

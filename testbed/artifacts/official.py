@@ -1,4 +1,4 @@
-"""Programs that their makers build: an archive whose checksum the makers print elsewhere."""
+"""Programs built by their makers, in an archive with a checksum in another document."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Official(Source):
 
     ``{version}`` and ``{machine}`` in ``url`` and ``programs`` stand for the release and the
     processor.  ``programs`` maps a program's name to its path in the archive.  ``sums`` is on
-    another host than the archive: who can change one of them cannot change both.
+    another host than the archive: whoever can change one of them cannot change the other.
     """
 
     release: str

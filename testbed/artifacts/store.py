@@ -750,7 +750,7 @@ class Store:
             except ArtifactError as error:
                 if not isinstance(error.__cause__, NotFetched):
                     raise
-                words = f"{error.__cause__.message}; it is built from its source"
+                words = f"{error.__cause__.message}; building it from its source"
                 self._progress(name, words, ended=True)
         try:
             return self._fill(name, last.key(), last)

@@ -1,4 +1,4 @@
-"""Single files taken out of a tar archive that somebody else has made."""
+"""Single files of a tar archive from another source."""
 
 from __future__ import annotations
 

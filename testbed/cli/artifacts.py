@@ -104,7 +104,8 @@ def remove(names: tuple[str, ...], everything: bool) -> None:
 def prune(remove_them: bool) -> None:
     """List artifacts that are no longer used, or remove them with --yes.
 
-    They are of an earlier version of testbed, or were built from an artifact that has been removed.
+    They are of an earlier version of testbed, were built from an artifact that has been removed,
+    or are programs of the origin that is not in use (see docs/artifacts.md).
     """
     store = common.make_settings().store
     old = [entry for entry in store.list() if entry.state == "old"]

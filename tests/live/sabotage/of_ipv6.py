@@ -43,7 +43,7 @@ def a_route_leads_past_the_tunnel(lab: LiveLab) -> Iterator[None]:
 
 @sabotage(IPV6, "ipv6-containers-reach-each-other")
 def the_other_host_drops_ipv6_of_the_overlay(lab: LiveLab) -> Iterator[None]:
-    """What comes out of the second host's device is dropped."""
+    """Packets from the second host's device are dropped."""
     _, other = ends(lab)
     rules = f"filter hook forward priority -200\niifname {SECOND} drop"
     with changed(other.node, *nft(rules, "ip6")):

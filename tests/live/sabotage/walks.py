@@ -1,4 +1,4 @@
-"""What ends a walk on a lab that was sabotaged."""
+"""Ends of walks on sabotaged labs."""
 
 from __future__ import annotations
 
