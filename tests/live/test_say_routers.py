@@ -83,7 +83,10 @@ def test_programs_of_a_package_are_on_its_node_alone(lab: LiveLab) -> None:
 def test_status_has_the_daemons_and_the_neighbours(lab: LiveLab) -> None:
     seen = status(lab.context)
     parts = {node.name: node for node in seen.nodes}
-    assert {one.name for one in parts["r1"].services} == {"zebra", "staticd", "bgpd"}
+    daemons = {"zebra", "staticd", "bgpd"}
+    if int(lab.facts["frr"].partition(".")[0]) >= 9:
+        daemons.add("mgmtd")
+    assert {one.name for one in parts["r1"].services} == daemons
     assert [one.name for one in parts["r1"].more["neighbour"]] == ["BGP 10.0.0.2"]
     assert [one.name for one in parts["r2"].more["neighbour"]] == ["BGP peer1"]
     assert seen.ok
