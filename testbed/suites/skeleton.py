@@ -25,7 +25,7 @@ def test_node1_reaches_node2(lab):
 BUG = """\
 # The hosts of the report, on one network. Delete what it does not need.
 # Docker, on two engines side by side:
-#   roles: [docker]                        # 20.10
+#   roles: [docker]                        # Debian's
 #   roles: [docker], docker: {{engine: 29}}  # the last one
 # `testbed schema --markdown` describes all keys; docs/cookbook.md has small labs.
 name: {name}

@@ -34,7 +34,7 @@ def replaced(lab, host):
 
 
 @pytest.mark.parametrize("host", ["old"])
-def test_the_host_does_not_reach_it_on_engine_20_10(replaced):
+def test_the_host_does_not_reach_it_on_an_engine_before_28_0(replaced):
     assert not answers(replaced)
     assert known(replaced) == FIRST
     replaced.run(["ip", "neigh", "flush", "to", ADDRESS])

@@ -10,7 +10,7 @@ def reaches(lab, client, address):
     return done.ok
 
 
-def test_engine_20_10_keeps_networks_apart_even_there(lab):
+def test_the_old_engine_keeps_networks_apart_even_there(lab):
     assert not reaches(lab, "client-old", "10.168.0.2:8080")
 
 

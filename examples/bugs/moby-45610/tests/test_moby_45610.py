@@ -9,7 +9,7 @@ def reaches(lab, client, address):
     return lab.node(client).run(["curl", "-sSm2", f"http://{address}/"], check=False).ok
 
 
-def test_a_neighbour_with_a_route_reaches_it_on_engine_20_10(lab):
+def test_a_neighbour_with_a_route_reaches_it_on_an_engine_before_28_0(lab):
     assert reaches(lab, "neighbour", f"{lab.container('web-old').address}:80")
 
 

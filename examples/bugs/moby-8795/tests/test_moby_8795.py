@@ -43,7 +43,10 @@ def restarted(lab, host):
 
 
 @pytest.mark.parametrize("host", ["old"])
-def test_nothing_arrives_any_more_on_engine_20_10(lab, host, restarted):
+def test_nothing_arrives_any_more_on_an_engine_before_23_0(lab, host, restarted):
+    version = lab.engine(host).version["Version"]
+    if int(version.partition(".")[0]) >= 23:
+        pytest.skip(f"engine {version} is newer than the report")
     assert received(lab, host, 3) is None
     restarted.run(["conntrack", "-D", "-p", "udp", "--orig-port-dst", str(PORT)])
     assert received(lab, host, 9) == "10.168.0.9"
