@@ -31,7 +31,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.x509.oid import NameOID
 
-from testbed.artifacts import Store, archive
+from testbed.artifacts import Store, archive, release
 from testbed.artifacts.debian import DebianPackages, DebianTree
 from testbed.process import run
 
@@ -41,19 +41,24 @@ PROGRAM = DebianPackages(
     packages=("docker-registry",), programs={"docker-registry": "usr/bin/docker-registry"}
 )
 
-
+#: A library of Podman, which needs the one of its own release.
+SUBID = "libsubid4" if release.this().suite == "bookworm" else "libsubid5"
 PODMAN = DebianTree(
-    packages=("podman", "libsubid4", "conmon", "crun"),
-    programs={name: f"usr/bin/{name}" for name in ("podman", "conmon", "crun")},
+    packages=("podman", SUBID, "conmon", "crun", "netavark"),
+    programs={
+        **{name: f"usr/bin/{name}" for name in ("podman", "conmon", "crun")},
+        "netavark": "usr/lib/podman/netavark",
+    },
 )
 #: Podman with everything that it keeps in a folder. It has /var/lib and /run for itself: the cache
 #: of layers, and sockets, have fixed places.
 PODMAN_SCRIPT = """\
 #!/bin/sh
+export CONTAINERS_CONF={folder}/containers.conf
 exec unshare --mount sh -ec '
     mount --make-rprivate /
-    mount -t tmpfs tmpfs /var/lib
-    mount -t tmpfs tmpfs /run
+    mount -n -t tmpfs tmpfs /var/lib
+    mount -n -t tmpfs tmpfs /run
     exec "$@"
 ' sh {bin}/podman --root {folder}/root --runroot /run/containers --tmpdir /run/libpod \\
     --network-config-dir {folder}/net --storage-driver vfs --events-backend none \\
@@ -66,6 +71,7 @@ def podman(folder: Path) -> Path:
     bin_ = Store().keep("podman", PODMAN) / "bin"
     path = folder / "bin" / "podman"
     path.parent.mkdir(parents=True)
+    (folder / "containers.conf").write_text(f'[engine]\nhelper_binaries_dir = ["{bin_}"]\n')
     path.write_text(PODMAN_SCRIPT.format(bin=bin_, folder=folder))
     path.chmod(0o755)
     return path
