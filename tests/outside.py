@@ -32,8 +32,10 @@ class Outside:
 
     def enter(self, argv: Sequence[str]) -> list[str]:
         """The command that runs another one with this network."""
-        spaces = [f"--{name}=/proc/{self.pid}/ns/{kind}" for name, kind in SPACES.items()]
-        return ["nsenter", *spaces, f"--wd={Path.cwd()}", *argv]
+        process = f"/proc/{self.pid}"
+        spaces = [f"--{name}={process}/ns/{kind}" for name, kind in SPACES.items()]
+        # The root of a mount namespace is another one if this machine is in a chroot.
+        return ["nsenter", *spaces, f"--root={process}/root", f"--wd={process}/cwd", *argv]
 
     def run(self, argv: Sequence[str], **env: str) -> subprocess.CompletedProcess[str]:
         """Run a command with this network."""
@@ -86,7 +88,8 @@ def _answer(question: bytes) -> bytes:
 def _serve(resolver: str) -> None:
     lines = ["link set dev lo up", f"address add {ADDRESS}/32 dev lo"]
     subprocess.run(["ip", "-batch", "-"], input="\n".join(lines), text=True, check=True)
-    subprocess.run(["mount", "--bind", resolver, os.path.realpath("/etc/resolv.conf")], check=True)
+    target = os.path.realpath("/etc/resolv.conf")
+    subprocess.run(["mount", "-n", "--bind", resolver, target], check=True)
     for place in ((ADDRESS, 80), ("127.0.0.1", LOOPBACK_PORT)):
         threading.Thread(target=ThreadingHTTPServer(place, _Pages).serve_forever).start()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as door:

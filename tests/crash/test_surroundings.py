@@ -68,7 +68,7 @@ def refused(bed: Bed, *argv: str) -> str:
 #: Arguments: a place to mount on, the mount's options, what is run.  In a mount namespace of its
 #: own: nobody else sees the small disk.
 ON_A_SMALL_DISK = """
-mount -t tmpfs -o "$2" testbed "$1" || exit 99
+mount -n -t tmpfs -o "$2" testbed "$1" || exit 99
 place=$1; shift 2
 eval "$1"; shift
 exec "$@"

@@ -28,10 +28,10 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 #: The action writes to fixed places. Here they are folders of the job, for its own processes.
 AROUND = """
 mount --make-rprivate /
-mount --bind "$JOB/opt" /opt
-mount --bind "$JOB/var" /var/cache
+mount -n --bind "$JOB/opt" /opt
+mount -n --bind "$JOB/var" /var/cache
 mkdir -p /var/cache/testbed
-mount --bind "$KEPT" /var/cache/testbed
+mount -n --bind "$KEPT" /var/cache/testbed
 exec "$@"
 """
 

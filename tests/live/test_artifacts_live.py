@@ -78,7 +78,7 @@ def test_the_image_can_be_loaded_and_run(store: Store, tmp_path: Path) -> None:
         tar.extractall(root)
     # Its own namespaces, as a container has them, without the daemon: no address but loopback.
     script = f"""
-        mount --rbind /dev {root}/dev && mount -t proc proc {root}/proc || exit 1
+        mount -n --rbind /dev {root}/dev && mount -n -t proc proc {root}/proc || exit 1
         ip link set lo up || exit 1
         NAME=c1 chroot {root} /entrypoint.sh > {tmp_path}/log 2>&1 &
         curl() {{ chroot {root} curl -s --retry 20 --retry-delay 0 --retry-connrefused "$@"; }}

@@ -53,9 +53,10 @@ def test_the_image_has_a_shell(lab):
 ON_THE_MACHINE = """
 set -e
 mount --make-rprivate /
-mount --bind /proc "$2"
+mount -n --bind /proc "$2"
 export DOCKER_HOST="unix://$2/$1/root/run/docker.sock"
-exec nsenter --target="$1" --pid --net sh -ec 'mount -t proc proc /proc; shift 2; exec "$@"' sh "$@"
+exec nsenter --target="$1" --pid --net \
+  sh -ec 'mount -n -t proc proc /proc; shift 2; exec "$@"' sh "$@"
 """
 EVERYTHING = """
 docker ps --all --quiet --no-trunc | sort | xargs docker inspect

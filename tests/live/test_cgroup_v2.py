@@ -18,7 +18,7 @@ VERSION_2_ALONE = """
 set -e
 mount --make-rprivate /
 umount -R /sys/fs/cgroup
-mount -t cgroup2 none /sys/fs/cgroup
+mount -n -t cgroup2 none /sys/fs/cgroup
 """
 
 

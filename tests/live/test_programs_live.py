@@ -33,7 +33,7 @@ WAYS = (
 MACHINE = """
 set -e
 for folder in /usr/local/sbin /usr/libexec; do
-  mount -t tmpfs none $folder
+  mount -n -t tmpfs none $folder
 done
 for name in docker docker-compose etcdctl flanneld ctr runc kubectl; do
   printf '#!/bin/sh\\necho the wrong one\\n' > /usr/local/sbin/$name
@@ -41,7 +41,7 @@ done
 mkdir -p /usr/libexec/docker/cli-plugins
 cp /usr/local/sbin/docker /usr/libexec/docker/cli-plugins/docker-other
 chmod -R +x /usr/local/sbin /usr/libexec/docker
-mount -t tmpfs none /etc/profile.d
+mount -n -t tmpfs none /etc/profile.d
 echo 'export PATH=/usr/local/wrong:$PATH DOCKER_HOST=tcp://192.0.2.1' > /etc/profile.d/wrong.sh
 exec "$@"
 """
@@ -179,7 +179,7 @@ def test_what_is_installed_later_is_there(tmp_path: Path) -> None:
     """Also where the node has looked for it before: the kernel remembers that for a tree."""
     folder = tmp_path / "bin"
     folder.mkdir()
-    script = 'mount --bind $1 /usr/local/sbin; shift; exec "$@"'
+    script = 'mount -n --bind $1 /usr/local/sbin; shift; exec "$@"'
     namespace = ["unshare", "--mount", "--propagation=private", "sh", "-ec", script, "sh"]
     (folder / "docker").touch()  # to be hidden, so that the folder is a tree of the node's
     up = [sys.executable, "-m", "testbed", "up", "netns-experiments", "--name", NAME]

@@ -346,7 +346,7 @@ def test_a_full_disk(user: User, plain: Registry, tmp_path: Path) -> None:
     plain.push(registries.image(tmp_path / "i.tar", text), "large/web:1")
     (tmp_path / "cache").mkdir()
     user.trust(plain)
-    argv = ["mount", "-t", "tmpfs", "-o", "size=600k", "test", str(tmp_path / "cache")]
+    argv = ["mount", "-n", "-t", "tmpfs", "-o", "size=600k", "test", str(tmp_path / "cache")]
     script = f'{" ".join(argv)} && exec {sys.executable} -m testbed artifacts build "$1"'
     done = subprocess.run(
         ["unshare", "-m", "sh", "-c", f"{script}", "sh", f"{plain.host}/large/web:1"],
