@@ -145,7 +145,10 @@ class OnSocket:
         return self._ours.send(data)
 
     def recv(self, nbytes: int) -> bytes:
-        return self._ours.recv(nbytes)
+        try:
+            return self._ours.recv(nbytes)
+        except ConnectionResetError:  # the program ended before it had read everything
+            return b""
 
     def settimeout(self, timeout: float | None) -> None:
         self._ours.settimeout(timeout)
