@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 from topology_texts import problems
@@ -205,6 +205,8 @@ def test_the_agent_runs_without_a_name(
     assert (tmp_path / "agent").read_text().endswith("(deleted)\n")
     given = (tmp_path / "ssh").read_text().splitlines()
     assert {"BatchMode=yes", "RemoteCommand=none", "web1"} <= {*given}
+    # These would leave ~/.Xauthority, a socket, or a network interface on the machine.
+    assert {"ForwardX11=no", "ForwardAgent=no", "Tunnel=no"} <= {*given}
     assert given.index("--") == given.index("web1") - 1
     assert not [option for option in given if "StrictHostKeyChecking" in option]
 
@@ -262,6 +264,37 @@ def test_a_user_who_is_not_root_needs_sudo(node: ExistingNode, tools: Path) -> N
     put(tools / "sudo", '#!/bin/sh\nshift\necho "$@" >> "$OUT/sudo"\nexec "$@"\n')
     assert not node.link().closed
     assert (Path(os.environ["OUT"]) / "sudo").read_text().startswith("true\nsh -c")
+
+
+def test_a_machine_that_stops_reading_is_not_waited_for(
+    node: ExistingNode, tools: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "agent-of-ours").write_bytes(b"#" * (1 << 20))
+    put(tools / "head", "#!/bin/sh\nexec sleep 600\n")
+    answer = client._answer
+
+    def impatient(*given: Any) -> str:
+        found = answer(*given)
+        monkeypatch.setattr(client, "PATIENCE", 0.0)
+        return found
+
+    monkeypatch.setattr(client, "_answer", impatient)
+    with pytest.raises(LabError) as caught:
+        node.link()
+    assert "no answer" in caught.value.message
+
+
+@pytest.mark.parametrize("size", [1, 1 << 20])
+def test_a_machine_without_space_is_told(
+    node: ExistingNode, tools: Path, tmp_path: Path, size: int
+) -> None:
+    (tmp_path / "agent-of-ours").write_bytes(b"#" * size)
+    put(tools / "head", "#!/bin/sh\necho 'head: No space left on device' >&2\nexit 1\n")
+    with pytest.raises(LabError) as caught:
+        node.link()
+    assert "web1 cannot be reached" in caught.value.message
+    assert "No space left" in caught.value.message
+    assert caught.value.hint
 
 
 def test_a_machine_of_another_architecture_is_refused(node: ExistingNode, tools: Path) -> None:

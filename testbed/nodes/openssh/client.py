@@ -30,13 +30,14 @@ TICK = 0.5  # seconds between two looks at the clock
 MAX_WORDS = 1 << 16  # bytes that a login may print before the machine's answer
 #: What a user's file may say for other uses of the same host would get in the way.
 OPTIONS = (
-    "BatchMode=yes", "ClearAllForwardings=yes", "ControlMaster=no", "LogLevel=ERROR",
-    "PermitLocalCommand=no", "RemoteCommand=none", "RequestTTY=no", "ServerAliveInterval=15",
-    "ServerAliveCountMax=3",
+    "BatchMode=yes", "ClearAllForwardings=yes", "ControlMaster=no", "ForwardAgent=no",
+    "ForwardX11=no", "LogLevel=ERROR", "PermitLocalCommand=no", "RemoteCommand=none",
+    "RequestTTY=no", "ServerAliveInterval=15", "ServerAliveCountMax=3", "Tunnel=no",
 )  # fmt: skip
 READY = re.compile(rb"^testbed-ready (\S+)\r?$", re.MULTILINE)
 #: Exit statuses of the scripts below.
-NO_SUDO, ASKS, NO_PLACE = 91, 92, 93
+NO_SUDO, ASKS, NO_PLACE, NO_SPACE = 91, 92, 93, 94
+RECEIVED = b"testbed-received\n"
 #: The agent runs as root.  Login shells differ: a script has no single quote, backslash, newline.
 AS_ROOT = (
     'if test $(id -u) = 0; then exec sh -c "$0"; fi; '
@@ -52,7 +53,8 @@ RECEIVE = (
     'chmod 700 "$f"; if test -x "$f"; then exec 8> "$f" 9< "$f"; fi; rm -f "$f"; '
     f"test -e /proc/$$/fd/9 && break; done; test -e /proc/$$/fd/9 || exit {NO_PLACE}; "
     "echo; echo testbed-ready $(uname -m); head -c {size} >&8; exec 8>&-; "
-    "test $(wc -c < /proc/$$/fd/9) = {size} || exit 1; "
+    "test $(wc -c < /proc/$$/fd/9) = {size} || "
+    f"exit {NO_SPACE}; echo {RECEIVED.decode().strip()}; "
     "(exec 9<&-; exec /proc/$$/fd/9); exit $?"
 )
 
@@ -102,7 +104,7 @@ def connect(node: str, argv: list[str], agent: Path) -> Duplex:
     try:
         stream.settimeout(TICK)
         _refuse_other(node, _answer(node, argv, stream))
-        _send(stream, data)
+        _send(node, argv, stream, data)
     except BaseException:
         stream.close()
         raise
@@ -129,21 +131,32 @@ def _refuse_other(node: str, machine: str) -> None:
     """Raise LabError for a machine of another processor architecture."""
     if machine != platform.machine():
         raise LabError(
-            f"{node} is a machine of {machine}, and testbed's agent here is for "
+            f"{node} has the processor architecture {machine}, and testbed's agent is built for "
             f"{platform.machine()}",
-            hint="run testbed on a machine of the same processor architecture",
+            hint=f"run testbed on a machine with the architecture {machine}",
         )
 
 
-def _send(stream: Duplex, data: bytes) -> None:
-    sent = 0
-    while sent < len(data):
+def _send(node: str, argv: list[str], stream: Duplex, data: bytes) -> None:
+    """Send the agent, and wait until the machine has all of it."""
+    sent, said, deadline = 0, b"", time.monotonic() + PATIENCE
+    while said != RECEIVED:
         try:
-            sent += stream.send(data[sent : sent + CHUNK])
+            if sent < len(data):
+                sent += stream.send(data[sent : sent + CHUNK])
+                deadline = time.monotonic() + PATIENCE
+                continue
+            # Not a byte more: the agent's own follow.
+            more = stream.recv(len(RECEIVED) - len(said))
         except TimeoutError:
+            if time.monotonic() > deadline:
+                raise _failed(node, argv, f"no answer within {PATIENCE:g} s", "") from None
             continue
-        except OSError as error:
-            raise LabError(f"the connection ended: {error.strerror}") from error
+        except OSError:
+            more = b""
+        if not more:
+            raise _reason(node, argv, stream.errors, stream.status(ENDING), said)
+        said += more
 
 
 def _reason(node: str, argv: list[str], errors: str, status: int | None, said: bytes) -> LabError:
@@ -178,6 +191,8 @@ def _reason(node: str, argv: list[str], errors: str, status: int | None, said: b
     elif status == NO_PLACE:
         what = "no folder in which a program may run (/dev/shm, /run, /tmp, /var/tmp, /root)"
         hint = "mount one of them without noexec"
+    elif status == NO_SPACE:
+        what, hint = f"no space for testbed's agent: {last}", "free some memory or disk space"
     else:
         what = last or f"ssh ended with exit status {status}"
         hint = f"try it by hand: {by_hand}"
