@@ -166,12 +166,13 @@ class Lab:
             deadline=began + (math.inf if timeout is None else timeout),
         )
         provider = self.settings.makers(topology)
-        if topology.existing:
-            return self._look(asked, topology, provider)
+        bring_up = self._look if topology.existing else self._up
         with signals.alarm(timeout) as off:
-            return self._up(asked, topology, provider, off)
+            return bring_up(asked, topology, provider, off)
 
-    def _look(self, asked: _Up, topology: Topology, provider: Provider) -> Outcome:
+    def _look(
+        self, asked: _Up, topology: Topology, provider: Provider, no_alarm: Callable[[], None]
+    ) -> Outcome:
         """Look at machines that exist already, and record the lab."""
         preflight.check(topology, self.settings.store.folder)
         state = self.settings.state
@@ -187,6 +188,7 @@ class Lab:
                 raise self._is_another(record)
             known = provider.nodes(self.name) if record else {}
             context = Context(topology, provider, self.settings.store, known)
+            no_alarm()  # from here on the run itself checks the timeout
             with signals.held() as held:
                 try:
                     done = running.carry_out(
