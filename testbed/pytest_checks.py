@@ -268,9 +268,12 @@ def is_alone(item: pytest.Item) -> bool:
 
 def changes_machines(item: pytest.Item) -> bool:
     """Tell whether a test changes the machines of its lab, by its mark or by its faults."""
-    return item.get_closest_marker(CHANGES) is not None or bool(
-        fixtures_of(item, frozenset({"fault"}))
-    )
+    return item.get_closest_marker(CHANGES) is not None or breaks_machines(item)
+
+
+def breaks_machines(item: pytest.Item) -> bool:
+    """Tell whether a test uses faults."""
+    return bool(fixtures_of(item, frozenset({"fault"})))
 
 
 def catalogue_of(config: pytest.Config) -> Catalogue:
@@ -320,9 +323,10 @@ def _unknown(
 @pytest.fixture
 def _testbed_needed(request: pytest.FixtureRequest) -> None:
     """Skip a test, with the reason, if its lab lacks a feature or must not be changed."""
-    if changes_machines(request.node) and not request.config.option.testbed_allow_changes:
-        topology = _lab_under(request).topology
-        if topology.existing:
+    if changes_machines(request.node) and (topology := _lab_under(request).topology).existing:
+        if breaks_machines(request.node):
+            pytest.skip(f"it breaks {topology.attached}, which have no faults")
+        if not request.config.option.testbed_allow_changes:
             pytest.skip(f"it changes {topology.attached}, and changes are not allowed")
     wanted = needs_of(request.node)
     if wanted - {"none"}:  # arithmetic needs no lab at all
