@@ -15,7 +15,7 @@ import secrets
 import socket
 import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from testbed import owner, signals
@@ -130,6 +130,13 @@ def would_replace(path: Path) -> bool:
     with _told(path):
         found = _stat(path)
     return found is not None and stat.S_ISREG(found.st_mode)
+
+
+def refuse_existing(paths: Iterable[Path]) -> None:
+    """Raise UsageError if :func:`write` would replace one of these files."""
+    if there := [str(path) for path in paths if would_replace(path)]:
+        verb = "exists" if len(there) == 1 else "exist"
+        raise UsageError(f"{', '.join(there)} {verb}", hint="--force overwrites existing files")
 
 
 def abandoned(folder: Path) -> list[Path]:

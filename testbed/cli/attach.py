@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from testbed import files
 from testbed.cli import common
 from testbed.errors import TestbedError, UsageError
 from testbed.requirement import need_root
@@ -51,14 +52,16 @@ def _completion(kind: type[Attachable]) -> Any:
 @click.command("attach", cls=_Attach)
 @click.argument("source", required=False, type=click.Path(allow_dash=True))
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), metavar="FILE",
-    help="With SOURCE: write the topology to this file.",
+    "-o", "--output", type=click.Path(path_type=Path, allow_dash=True), metavar="FILE",
+    help="With SOURCE: write the topology to this file; - is standard output, the default.",
 )  # fmt: skip
+@click.option("--force", is_flag=True, help="With SOURCE: overwrite an existing file.")
 @click.option("--name", metavar="LAB", help="Name of the lab for testbed, if not the same.")
 @common.json_option
 def command(
     source: str | None,
     output: Path | None,
+    force: bool,
     name: str | None,
     as_json: bool,
     **given: str | None,
@@ -78,10 +81,17 @@ def command(
     if source is not None:
         if any(given.values()):
             raise UsageError("SOURCE and the name of a lab exclude each other")
+        if output is not None:
+            if as_json:
+                raise UsageError("--json prints the topology, so it excludes --output")
+            if not force:
+                files.refuse_existing([output])
+            files.check(output)
         _survey(source, output, name, as_json=as_json)
         return
-    if output is not None:
-        raise UsageError("--output needs a SOURCE", hint="name a file that lists machines")
+    if output is not None or force:
+        option = "--force" if output is None else "--output"
+        raise UsageError(f"{option} needs a SOURCE", hint="name a file that lists machines")
     from testbed.labs.attach import attach
 
     wanted = [(key.removeprefix(OPTION), lab) for key, lab in given.items() if lab is not None]
@@ -114,7 +124,6 @@ def command(
 
 def _survey(source: str, output: Path | None, name: str | None, *, as_json: bool) -> None:
     """Write a topology of the machines that a file lists."""
-    from testbed import files
     from testbed.exports.base import dump
     from testbed.labs.survey import lines, survey
     from testbed.topology.variables import escaped
@@ -128,8 +137,8 @@ def _survey(source: str, output: Path | None, name: str | None, *, as_json: bool
     for line in lines(found):
         click.echo(line, err=True)
     text = f"# {found.what}, by `testbed attach`.\n{dump(escaped(found.plain))}"
-    if output is None:
-        click.echo(text, nl=False)
+    if output is None or files.leads_to_stdout(output):
+        files.write(files.STDOUT, text)
         return
     files.write(output, text)
     click.echo(f"{click.style(str(output), bold=True)} written", err=True)

@@ -187,9 +187,8 @@ def _write(exported: Exported, form: str, output: str | None, *, force: bool) ->
         written = {place / name: text for name, text in exported.files.items()}
     else:
         written = {place: exported.files[names[0]]}
-    if not force and (there := [str(path) for path in written if files.would_replace(path)]):
-        verb = "exists" if len(there) == 1 else "exist"
-        raise UsageError(f"{', '.join(there)} {verb}", hint="--force overwrites existing files")
+    if not force:
+        files.refuse_existing(written)
     for path, text in written.items():
         if into:
             _make(path.parent)

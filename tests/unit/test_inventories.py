@@ -430,6 +430,16 @@ def test_the_command_writes_it(
     assert cli.run(["attach", str(file), "-o", str(made), "--name", "mine"]) == 0
     assert load_text(made.read_text(), "made.yaml").name == "mine"
     assert "Docker 29.0.1" in capfd.readouterr().err
+    made.write_text("# edited")
+    assert cli.run(["attach", str(file), "-o", str(made)]) == 2
+    assert cli.run(["attach", str(file), "-o", str(made), "--json"]) == 2
+    assert cli.run(["attach", str(file), "-o", str(tmp_path / "no" / "folder")]) == 2
+    assert made.read_text() == "# edited"
+    assert "Docker" not in capfd.readouterr().err  # refused before anything is looked at
+    assert cli.run(["attach", str(file), "-o", str(made), "--force"]) == 0
+    assert load_text(made.read_text(), "made.yaml").name == "hosts"
+    assert cli.run(["attach", str(file), "-o", "-"]) == 0
+    assert load_text(capfd.readouterr().out, "made.yaml").name == "hosts"
     assert cli.run(["attach", str(file)]) == 0
     assert load_text(capfd.readouterr().out, "made.yaml").name == "hosts"
     assert cli.run(["attach", str(file), "--json"]) == 0
