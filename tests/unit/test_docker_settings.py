@@ -13,6 +13,7 @@ from jsonschema import Draft202012Validator
 from topology_texts import DOCKER, FLANNEL, LAN, bad, problems
 
 from testbed.artifacts import release
+from testbed.artifacts.inventory import INVENTORY
 from testbed.claims.observation import Observation
 from testbed.errors import ServiceError, StepsFailed, TopologyError, UsageError
 from testbed.labs import offers, plan
@@ -26,7 +27,7 @@ from testbed.roles.docker import daemon, validate
 from testbed.roles.docker.checks import OF_OVERLAY
 from testbed.roles.docker.daemon import WRITTEN
 from testbed.roles.docker.daemon_json import OWNED, remapped
-from testbed.roles.docker.section import daemon_of, engine_of, firewall_of
+from testbed.roles.docker.section import ENGINE_ALIASES, daemon_of, engine_of, firewall_of
 from testbed.roles.docker.swarm import MEMBER
 from testbed.suites import helpers
 from testbed.testing.fakes import FakeStore
@@ -105,7 +106,14 @@ def test_the_programs_of_a_node_are_those_of_its_engine() -> None:
     assert parts["new"]["docker"][0] == "docker-29"
 
 
-@pytest.mark.parametrize("text", ["28", '"28"', "28.5", '"28.5"'])
+def test_the_versions_that_are_built_are_names_of_their_engines() -> None:
+    for engine in ("28", "29"):
+        version = (INVENTORY.parts[f"docker-{engine}"].version() or "").partition("+")[0]
+        whole = [version, version.rpartition(".")[0]]
+        assert [ENGINE_ALIASES.get(one) for one in whole] == [engine, engine]
+
+
+@pytest.mark.parametrize("text", ["28", '"28"', "28.5", '"28.5"', "28.5.2"])
 def test_an_engine_by_its_version(text: str) -> None:
     found = load_text(f"{DOCKER}docker: {{engine: {text}}}\n", "t.yaml")
     assert engine_of(found, "n1") == "28"

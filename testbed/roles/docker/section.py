@@ -35,10 +35,12 @@ if TYPE_CHECKING:
 ROLE = "docker"
 ENGINES: tuple[Release, ...] = ("20.10", "28", "29")
 DEFAULT_ENGINE: Release = "20.10"
-#: Other names of an engine; 20.10 without quotes is a number, which YAML reads as 20.1.
+#: Other names of an engine, also by the version that is built. 20.10 without quotes is a number,
+#: which YAML reads as 20.1.
 #: Debian's engine has the name of Debian 12's release, even if this machine has another one.
 ENGINE_ALIASES: Mapping[str, Release] = {
-    "debian": "20.10", "20": "20.10", "20.1": "20.10", "28.5": "28", "29.8": "29",
+    "debian": "20.10", "20": "20.10", "20.1": "20.10",
+    "28.5": "28", "28.5.2": "28", "29.8": "29", "29.8.1": "29",
 }  # fmt: skip
 OTHERS = "for others write the path of a folder with the engine's programs: ./docker-26.1.4"
 #: Back ends for Docker's packet filter rules.  ``iptables`` is the machine's default variant;
@@ -57,7 +59,7 @@ class _Release(Shape[Release]):
 
     def schema(self) -> dict[str, Any]:
         texts = (*ENGINES, *ENGINE_ALIASES)
-        numbers = {float(one) for one in texts if one[0].isdigit()}
+        numbers = {float(one) for one in texts if one.replace(".", "", 1).isdigit()}
         plain = [int(one) if one.is_integer() else one for one in sorted(numbers)]
         releases = {"enum": [*texts, *plain]}
         return {"anyOf": [releases, whole(r"[^\0\n]*/[^\0\n]*")]}
