@@ -7,6 +7,7 @@ interrupted: the caller gives up on it when its time is over or the work is canc
 from __future__ import annotations
 
 import hashlib
+import io
 import queue
 import re
 import shutil
@@ -62,8 +63,8 @@ def fetch(
     disk that is too small, Interrupted, and OSError if ``target`` cannot be written.
     """
     with target.open("wb") as file:
-        got = _Download(job, url, file, wanted.algorithm, limit)
-        got.whole(within, target)
+        got = _Download(job, url, file, limit, algorithm=wanted.algorithm, place=target.parent)
+        got.whole(within)
     if got.digest != wanted.digest:
         target.unlink()
         by = f" by {wanted.origin}" if wanted.origin else ""
@@ -74,17 +75,13 @@ def fetch(
 
 
 def text(job: Job, url: str, *, within: float = STALL, limit: int = LIST_LIMIT) -> str:
-    """Return a text document.  Raises NotFetched, ArtifactError if it is too large, Interrupted."""
-    answer = _Answer(url, 0, "")
-    found = bytearray()
-    try:
-        for part in answer.parts(job, within):
-            found += part
-            if len(found) > limit:
-                raise ArtifactError(f"{url} is larger than {limit} bytes")
-    finally:
-        answer.close()
-    return found.decode(errors="replace")
+    """Return a text document; a broken download is continued as by :func:`fetch`.
+
+    Raises NotFetched, ArtifactError if it is too large, Interrupted.
+    """
+    found = io.BytesIO()
+    _Download(job, url, found, limit).whole(within)
+    return found.getvalue().decode(errors="replace")
 
 
 class Meter:
@@ -108,15 +105,28 @@ class Meter:
 
 
 class _Download:
-    """One file while it is downloaded, in as many attempts as it takes."""
+    """One file while it is downloaded, in as many attempts as it takes.
 
-    def __init__(self, job: Job, url: str, file: IO[bytes], algorithm: str, limit: int) -> None:
+    ``place`` is the folder of ``file`` if it needs room on a disk.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        url: str,
+        file: IO[bytes],
+        limit: int,
+        *,
+        algorithm: str = "sha256",
+        place: Path | None = None,
+    ) -> None:
         self.job = job
         self.url = url
         self.file = file
         self.limit = limit
         self.done = 0  # bytes
         self.total: int | None = None
+        self._place = place
         self._algorithm = algorithm
         self._hash = hashlib.new(algorithm)
         self._mark = ""  # identifies the version of the file on the server
@@ -126,12 +136,12 @@ class _Download:
     def digest(self) -> str:
         return self._hash.hexdigest()
 
-    def whole(self, within: float, target: Path) -> None:
+    def whole(self, within: float) -> None:
         """Download all of the file."""
         best, vain = 0, 0
         while True:
             try:
-                return self._attempt(within if best == 0 else STALL, target)
+                return self._attempt(within if best == 0 else STALL)
             except NotFetched as error:
                 vain = 1 if self.done > best else vain + 1
                 best = max(best, self.done)
@@ -144,7 +154,7 @@ class _Download:
             if self.job.cancel.wait(PAUSE * 2 ** (vain - 1)):
                 raise Interrupted(2)
 
-    def _attempt(self, within: float, target: Path) -> None:
+    def _attempt(self, within: float) -> None:
         answer = _Answer(self.url, self.done, self._mark)
         try:
             parts = answer.parts(self.job, within, self._tell)
@@ -152,7 +162,7 @@ class _Download:
             if answer.start != self.done:
                 self._again()
             self.total, self._mark = answer.total, answer.mark
-            self._room(target)
+            self._room()
             for part in parts:
                 self.done += len(part)
                 self._bound(self.done)
@@ -173,15 +183,17 @@ class _Download:
         self.done = 0
         self._hash = hashlib.new(self._algorithm)
 
-    def _room(self, target: Path) -> None:
+    def _room(self) -> None:
         if self.total is None:
             return
         self._bound(self.total)
-        free = shutil.disk_usage(target.parent).free
+        if self._place is None:
+            return
+        free = shutil.disk_usage(self._place).free
         if self.total - self.done > free:
             raise ArtifactError(
                 f"{self.url} has {_size(self.total)}, and only {_size(free)} are free in"
-                f" {target.parent.parent}",
+                f" {self._place.parent}",
                 hint="free space there, or set TESTBED_CACHE to another folder",
             )
 

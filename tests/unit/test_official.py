@@ -9,6 +9,7 @@ import os
 import shutil
 import threading
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 from urllib.parse import urlsplit
 
@@ -16,7 +17,7 @@ import pytest
 from downloads import File, Server, archive, certified, serving
 
 from testbed.artifacts import Store
-from testbed.artifacts.fetch import NotFetched
+from testbed.artifacts.fetch import NotFetched, text
 from testbed.artifacts.inventory import INVENTORY, Inventory
 from testbed.artifacts.official import Official
 from testbed.artifacts.source import Job, Origin, Source
@@ -212,6 +213,23 @@ def test_without_the_site_they_are_built(
     assert any("from its source" in words for words in site.said)
     assert store.versions() == {"kubernetes": "v1.36.3 (built)"}
     assert [entry.name for entry in site.entries()] == [store.list()[0].path.name]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_checksum_is_asked_for_again_after_a_break(site: Site, ranges: bool) -> None:
+    changelog = site.web.files["/changelog.md"]
+    changelog.cuts, changelog.ranges = 1, ranges
+    assert site.store().binary("kubelet").read_text() == "#!kubelet"
+    starts = [one.start for one in site.web.requests if one.path == "/changelog.md"]
+    assert starts == [0, len(changelog.data) // 2]
+
+
+def test_a_long_document_is_no_list_of_checksums(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("testbed.artifacts.official.text", partial(text, limit=100))
+    with pytest.raises(ArtifactError, match="larger than 100 bytes"):
+        site.store().binary("kubelet")
 
 
 def test_a_site_that_asks_for_patience_has_three_seconds() -> None:
