@@ -99,7 +99,7 @@ class Cache:
         if self.chosen(entry) > latest:
             return
         at = max(time.time_ns(), latest + 1)  # clocks are coarse, and can be set back
-        with self._writing(entry.name):
+        with self.writing():
             os.utime(entry / RECORD, ns=(at, at))
 
     def records(self) -> list[Record]:
@@ -129,7 +129,7 @@ class Cache:
         again.  When ``build`` raises, an existing entry stays, and nothing else is left.
         Raises ArtifactError if the cache cannot be written.
         """
-        with self._writing(name):
+        with self.writing():
             owner.make(self.folder)
             with self.lock(f"{name}-{key}", say=say, cancel=cancel):
                 found = self.find(name, key)
@@ -139,16 +139,17 @@ class Cache:
                 return self._build(name, key, origin, build, of, old=found)
 
     @contextlib.contextmanager
-    def _writing(self, name: str) -> Iterator[None]:
-        """Convert OSError to ArtifactError."""
+    def writing(self) -> Iterator[None]:
+        """Convert the errors of writing to the cache.  Raises ArtifactError for OSError."""
         try:
             yield
         except OSError as error:
             if isinstance(error, TestbedError):  # some of which are OSError too
                 raise
             raise ArtifactError(
-                f"{name}: cannot write to the cache folder {self.folder}: {error}",
-                hint="free space there, or set TESTBED_CACHE to another folder",
+                f"cannot write to the cache folder {self.folder}: {error}",
+                hint="check permissions and free space there,"
+                " or set TESTBED_CACHE to another folder",
             ) from error
 
     def remove(self, record: Record, *, cancel: threading.Event) -> None:

@@ -139,7 +139,8 @@ class Store:
 
     def sweep(self) -> None:
         """Remove the leftovers of killed builds."""
-        self._cache.sweep()
+        with self._cache.writing():
+            self._cache.sweep()
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -598,7 +599,8 @@ class Store:
         }
         freed = self._remove(records, doomed)
         if wanted is None:
-            remove_tree(self._cache.shared)
+            with self._cache.writing():
+                remove_tree(self._cache.shared)
         return freed
 
     def prune(self) -> int:
@@ -614,12 +616,13 @@ class Store:
         from testbed.artifacts.images import prune
 
         gone = [record for record in records if record.key in doomed or record.of in doomed]
-        for record in gone:
-            self._cache.remove(record, cancel=self._cancel)
         freed = sum(record.size for record in gone)
-        if any(record.origin == "pulled" for record in gone):
-            left = [record.path for record in self._cache.records() if record.origin == "pulled"]
-            freed += prune(self._cache.shared, left)
+        with self._cache.writing():
+            for record in gone:
+                self._cache.remove(record, cancel=self._cancel)
+            if any(record.origin == "pulled" for record in gone):
+                left = [one.path for one in self._cache.records() if one.origin == "pulled"]
+                freed += prune(self._cache.shared, left)
         self._known.clear()
         self._brought.clear()
         return freed

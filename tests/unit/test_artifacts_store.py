@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -21,7 +23,7 @@ from testbed.artifacts.source import Job, Origin, Source
 from testbed.errors import ArtifactError, CommandError, Interrupted, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from testbed.artifacts.config import Policy
     from testbed.artifacts.fetch import Sum
@@ -433,6 +435,21 @@ def test_prune_removes_what_is_old_and_nothing_else(house: House) -> None:
     assert (gone.exists(), kept.exists()) == (False, True)
     assert [e.name for e in store.list() if e.state == "cached"] == ["docker", "seed"]
     assert store.prune() == 0
+
+
+@pytest.mark.parametrize("act", [Store.prune, Store.remove, Store.sweep], ids=lambda a: a.__name__)
+def test_removal_from_a_cache_that_cannot_be_written(
+    house: House, monkeypatch: pytest.MonkeyPatch, act: Callable[[Store], object]
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    house.store().keep("plant", Plant(("plant",), "gone"))
+    (house.folder / "cache" / ".tmp-plant-0123.1.2").mkdir()
+    monkeypatch.setattr("testbed.owner.create", fail)
+    with pytest.raises(ArtifactError, match="Read-only") as caught:
+        act(house.store())
+    assert "TESTBED_CACHE" in str(caught.value.hint)
 
 
 def test_a_disk_that_gets_full_is_told_with_the_way_out(house: House) -> None:
