@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from testbed.labs import base_steps, existing, program_steps, settings_steps
+from testbed.labs import base_steps, program_steps, settings_steps
 from testbed.registry import ROLES
 from testbed.steps.step import Plan, node_step, order
 
@@ -30,6 +30,8 @@ def make(topology: Topology) -> Plan:
     a circle of steps. Each of these is an error in a role, not in a topology.
     """
     if topology.existing:
+        from testbed.labs import existing
+
         return Plan(topology.name, order(existing.steps(topology)))
     steps = list(base_steps.steps(topology))
     for node in topology.nodes.values():
