@@ -173,7 +173,7 @@ def _with_networks(plain: dict[str, Any], found: Mapping[str, Found]) -> dict[st
     nodes = {}
     for name, node in plain["nodes"].items():
         nodes[name] = node
-        mine = [pair for pair in own[name] if 0 < pair[1].network.prefixlen < 31]
+        mine = [pair for pair in own[name] if _is_of_a_network(pair[1])]
         if not mine:
             continue
         way = found[name].way
@@ -185,23 +185,37 @@ def _with_networks(plain: dict[str, Any], found: Mapping[str, Found]) -> dict[st
     return {**before, **({"networks": networks} if networks else {}), "nodes": nodes}
 
 
+def _is_of_a_network(one: IPv4Interface) -> bool:
+    """Tell whether a network of a topology can have an address."""
+    network = one.network
+    return 8 <= network.prefixlen <= 30 and not one.is_loopback and one.ip != network[0]
+
+
 def _with_roles(plain: dict[str, Any], found: Mapping[str, Found]) -> dict[str, Any]:
     """Return the topology with the roles that were seen, as far as the file can have them."""
-    for name, role in _roles(found):
-        node = plain["nodes"][name]
-        roles = [*node.get("roles", ()), role]
-        nodes = {**plain["nodes"], name: {**node, "roles": roles}}
-        try:
-            load_data({**plain, "nodes": nodes}, "the topology")
-        except TopologyError:
-            found[name].words.append(f"not as role {role}, which needs more in the file")
+    roles = [(name, role) for name, seen in found.items() for role in seen.roles]
+    # Mostly all of them fit: one by one takes the square of the number of machines.
+    if whole := _fitting(plain, roles):
+        return whole
+    for name, role in roles:
+        if more := _fitting(plain, [(name, role)]):
+            plain = more
         else:
-            plain = {**plain, "nodes": nodes}
+            found[name].words.append(f"not as role {role}, which needs more in the file")
     return plain
 
 
-def _roles(found: Mapping[str, Found]) -> Sequence[tuple[str, str]]:
-    return [(name, role) for name, seen in found.items() for role in seen.roles]
+def _fitting(plain: dict[str, Any], roles: Sequence[tuple[str, str]]) -> dict[str, Any] | None:
+    """Return the topology with roles of nodes; None if it cannot have them."""
+    nodes = dict(plain["nodes"])
+    for name, role in roles:
+        nodes[name] = {**nodes[name], "roles": [*nodes[name].get("roles", ()), role]}
+    more = {**plain, "nodes": nodes}
+    try:
+        load_data(more, "the topology")
+    except TopologyError:
+        return None
+    return more
 
 
 def lines(survey: Survey) -> Iterator[str]:

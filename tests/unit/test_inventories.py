@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from ipaddress import IPv4Interface
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from testbed.nodes.fake import Answer, FakeProvider
 from testbed.nodes.openssh import ansible, inventories
 from testbed.nodes.openssh.provider import Machines
 from testbed.topology import keys, load_text
+from testbed.topology.load import load_data
 
 if TYPE_CHECKING:
     from testbed.labs.lab import Settings
@@ -468,3 +470,43 @@ def test_many_long_names_are_many_nodes() -> None:
     found = surveys._names(dict.fromkeys(theirs))
     assert [*found.values()] == theirs
     assert max(map(len, found)) <= keys.NODE_MAX
+
+
+def _plain(count: int) -> dict[str, Any]:
+    return {"name": "a", "provider": "ssh", "nodes": {f"n{i}": {} for i in range(count)}}
+
+
+@pytest.mark.parametrize(
+    "address", ["127.0.0.2/8", "10.0.0.4/1", "10.0.0.4/32", "10.0.0.0/24", "10.0.0.4/31"]
+)
+def test_an_address_that_no_network_can_have_is_left_out(address: str) -> None:
+    found = {"n0": surveys.Found(addresses=[("eth0", IPv4Interface(address))], way="eth0")}
+    made = surveys._with_networks(_plain(1), found)
+    assert load_data(made, "made").nodes["n0"].ports == ()
+
+
+def test_many_machines_with_roles_are_checked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    loads: list[object] = []
+
+    def counted(plain: Any, source: str) -> Any:
+        loads.append(source)
+        return load_data(plain, source)
+
+    monkeypatch.setattr(surveys, "load_data", counted)
+    roles = ["docker"]
+    found = {f"n{i}": surveys.Found(roles=[*roles]) for i in range(20)}
+    for number, one in enumerate(found.values()):
+        one.addresses = [("eth0", IPv4Interface(f"10.0.0.{number + 2}/24"))]
+    made = surveys._with_roles(surveys._with_networks(_plain(20), found), found)
+    assert all(node["roles"] == roles for node in made["nodes"].values())
+    assert len(loads) == 1
+
+
+def test_a_role_that_needs_more_is_told() -> None:
+    found = {"n0": surveys.Found(roles=["docker"]), "n1": surveys.Found(roles=["flannel"])}
+    for number, one in enumerate(found.values()):
+        one.addresses = [("eth0", IPv4Interface(f"10.0.0.{number + 2}/24"))]
+    made = surveys._with_roles(surveys._with_networks(_plain(2), found), found)
+    assert made["nodes"]["n0"]["roles"] == ["docker"]
+    assert "roles" not in made["nodes"]["n1"]
+    assert "flannel" in found["n1"].words[0]
