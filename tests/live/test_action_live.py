@@ -88,7 +88,8 @@ def test_a_job_shows_its_results_and_leaves_no_lab(
     (cache, kept), (_, given), (_, upload) = runner.used[0], *runner.used
     assert "/cache@" in cache
     assert given["path"] == "/var/cache/testbed"
-    assert kept["key"].startswith("testbed-")
+    assert kept["restore-keys"].startswith("testbed-")
+    assert len(kept["key"].removeprefix(kept["restore-keys"])) == 12
     results = Path(upload["path"])
     assert {path.name for path in results.iterdir()} == {
         "results.xml", "results.json", "report.html",

@@ -225,6 +225,16 @@ def test_an_action_is_given_inputs_that_it_has(place: str) -> None:
             assert needed <= set(step["with"]) <= known_inputs
 
 
+def test_a_job_for_another_topology_keeps_what_it_fetched() -> None:
+    """A cache that was found is not saved again: with one name, only the first job would."""
+    setup, cache, *_ = jobs.steps(read(ACTION))
+    assert "/cache@" in cache["uses"]
+    assert cache["with"]["restore-keys"] == "${{ steps.setup.outputs.prefix }}"
+    assert {"TOPOLOGY", "OPTIONS"} <= set(setup["env"])
+    assert 'echo "prefix=$prefix"' in setup["run"]
+    assert 'echo "key=$prefix${lab:0:12}"' in setup["run"]
+
+
 def test_a_lab_is_removed_and_results_are_kept_also_after_a_failure() -> None:
     *_, down, kept = jobs.steps(read(ACTION))
     assert "down" in down["run"]
