@@ -35,8 +35,7 @@ WRITING = {
 
 def shell(path: Path) -> list[str]:
     """The shell parts of a workflow."""
-    jobs = read(path)["jobs"].values()
-    return [step["run"] for job in jobs for step in job["steps"] if "run" in step]
+    return [step["run"] for step in jobs.steps(read(path)) if "run" in step]
 
 
 def made(script: str) -> set[str]:
