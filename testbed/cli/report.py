@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from testbed import files
-from testbed.errors import UsageError
+from testbed.errors import TestbedError, UsageError
 
 
 @click.command("report")
@@ -52,12 +52,26 @@ def command(run: Path, html: Path | None, markdown: Path | None, lang: str) -> i
         raise UsageError(
             str(error.strerror), where=str(run), hint="check its permissions"
         ) from None
+    page = summary = ""
+    try:
+        if html:
+            from testbed.report.html import render
+
+            page = render(data, lang=lang)
+        if markdown:
+            from testbed.report.markdown import render as summarize
+
+            summary = summarize(data)
+    except TestbedError:
+        raise
+    except Exception as error:  # whatever is missing in a record that was changed
+        raise UsageError(
+            f"not the whole record of a run: {type(error).__name__}: {error}",
+            where=str(run),
+            hint="create one with `testbed verify --json FILE`",
+        ) from error
     if html:
-        from testbed.report.html import render
-
-        files.write(html, render(data, lang=lang))
+        files.write(html, page)
     if markdown:
-        from testbed.report import markdown as summary
-
-        files.append(markdown, summary.render(data))
+        files.append(markdown, summary)
     return 0

@@ -120,6 +120,29 @@ def test_a_summary_is_added_to_what_is_there(tmp_path: Path) -> None:
     assert summary.read_text().count("###") == 3
 
 
+def damaged() -> list[dict[str, Any]]:
+    """Records with the version of a whole one."""
+    whole = json.dumps(report_runs.run())
+    without, other, inner = json.loads(whole), json.loads(whole), json.loads(whole)
+    del without["labs"]
+    other["labs"] = 5
+    del inner["labs"][0]["findings"][0]["verdict"]
+    return [{"version": without["version"]}, without, other, inner]
+
+
+@pytest.mark.parametrize("record", damaged(), ids=["empty", "no labs", "odd labs", "no verdict"])
+def test_a_damaged_record_is_wrong_use_and_nothing_is_written(
+    record: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, summary, page = tmp_path / "run.json", tmp_path / "summary", tmp_path / "report.html"
+    run.write_text(json.dumps(record))
+    for words in (["--html", str(page)], ["--markdown", str(summary)]):
+        assert cli.run(["report", str(run), *words]) == 2
+        assert str(run) in capsys.readouterr().err
+    assert cli.run(["report", str(run), "--markdown", str(summary), "--html", str(page)]) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+
+
 @pytest.mark.parametrize("words", [[], ["--html", "-", "--markdown", "-"]])
 def test_a_report_needs_one_place(words: list[str], tmp_path: Path) -> None:
     run = tmp_path / "run.json"
