@@ -566,6 +566,17 @@ def test_no_shipped_check_changes_a_machine_without_its_mark() -> None:
     assert [name for name, elsewhere in found.items() if not elsewhere] == []
 
 
+def test_no_shipped_check_takes_the_link_of_a_node_for_eth0() -> None:
+    """A lab of this tool has eth0 there, and a machine that exists has any link."""
+    own = re.compile(r"""\b(node|outside),\s*["']eth0["']""")
+    found = {
+        path.name: own.findall(text)
+        for path in sorted(FOLDER.glob("test_docker_*.py")) + sorted(FOLDER.glob("test_fl*.py"))
+        if own.search(text := path.read_text(encoding="utf-8"))
+    }
+    assert found == {}
+
+
 def _mark_of(text: str) -> str:
     found = re.search(r"^pytestmark = (.*)$", text, re.MULTILINE)
     return found[1] if found else ""

@@ -196,7 +196,7 @@ def test_the_host_and_docker0_are_in_different_ranges(
     lab: LiveLab, node: Node, observe: Observation
 ) -> None:
     inner = bridge_address(observe, node).network
-    outer = addresses(observe, node, "eth0")
+    outer = addresses(observe, node, lab.topology.interface(node.name))
     assert str(outer[0].ip) == node_address(lab, node)
     observe.holds(
         not any(address.network.overlaps(inner) for address in outer),

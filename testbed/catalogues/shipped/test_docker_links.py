@@ -253,7 +253,7 @@ def exchange(lab: LiveLab) -> Exchange:
         "docker0": (node, BRIDGE, packets),
         "veth of the server": (node, port_of(observe, server)["ifname"], packets),
         "eth0 of the server": (server, "eth0", packets),
-        "eth0 of the host": (node, "eth0", packets),
+        "eth0 of the host": (node, lab.topology.interface(node.name), packets),
     }
     with captures(*points.values()) as seen:
         page = fetch(observe, client, f"http://{server.address}:80/")

@@ -189,13 +189,14 @@ def test_in_host_mode_traffic_uses_the_hosts_eth0(
     lab: LiveLab, node: Node, outside: Node, in_host_mode: LiveContainer, observe: Observation
 ) -> None:
     host = node_address(lab, node)
-    inside = [str(address.ip) for address in addresses(observe, in_host_mode, "eth0")]
+    interface = lab.topology.interface(node.name)
+    inside = [str(address.ip) for address in addresses(observe, in_host_mode, interface)]
     observe.holds(inside == [host], f"inside, eth0 has the host's address {host}")
     target = node_address(lab, outside)
     packets = f"tcp port {FREE_PORT}"
     with (
         serving(outside, FREE_PORT),
-        captures((node, "eth0", packets), (node, BRIDGE, packets)) as (eth0, bridge),
+        captures((node, interface, packets), (node, BRIDGE, packets)) as (eth0, bridge),
     ):
         page = fetch(observe, in_host_mode, f"http://{target}:{FREE_PORT}/")
     note(observe, eth0, bridge)

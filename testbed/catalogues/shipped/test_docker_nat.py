@@ -66,7 +66,7 @@ def inbound(lab: LiveLab) -> Exchange:
     web, port = published(lab, node)
     packets = f"tcp port {port.host_port} or tcp port {port.container_port}"
     points: dict[str, tuple[Place, str, str]] = {
-        "eth0 of the host": (node, "eth0", packets),
+        "eth0 of the host": (node, lab.topology.interface(node.name), packets),
         "docker0": (node, BRIDGE, packets),
         "veth": (node, port_of(observe, web)["ifname"], packets),
         "eth0 of the container": (web, "eth0", packets),
@@ -250,8 +250,8 @@ def outbound(lab: LiveLab) -> Exchange:
         "eth0 of the container": (client, "eth0", packets),
         "veth": (node, port_of(observe, client)["ifname"], packets),
         "docker0": (node, BRIDGE, packets),
-        "eth0 of the host": (node, "eth0", packets),
-        "eth0 outside": (outside, "eth0", packets),
+        "eth0 of the host": (node, lab.topology.interface(node.name), packets),
+        "eth0 outside": (outside, lab.topology.interface(outside.name), packets),
     }
     with serving(outside, SERVER_PORT), captures(*points.values()) as seen:
         page = fetch(observe, client, f"http://{node_address(lab, outside)}:{SERVER_PORT}/")
@@ -302,9 +302,10 @@ def test_it_is_the_hosts_ip_layer_that_forwards(
     client = bridge_containers(lab, node)[0]
     bridged = {port["ifname"] for port in ports(observe, node)}
     packets = f"tcp port {SERVER_PORT}"
+    outer = lab.topology.interface(node.name)
     with (
         serving(outside, SERVER_PORT),
-        captures((node, BRIDGE, packets), (node, "eth0", packets)) as (bridge, eth0),
+        captures((node, BRIDGE, packets), (node, outer, packets)) as (bridge, eth0),
         sysctl_set(observe, node, "net.ipv4.ip_forward", "0"),
     ):
         url = f"http://{node_address(lab, outside)}:{SERVER_PORT}/"
@@ -357,7 +358,8 @@ def test_no_inner_address_is_seen_outside(
     web, port = published(lab, node)
     subnet = bridge_address(observe, node).network
     host = node_address(lab, node)
-    with serving(outside, SERVER_PORT), captures((outside, "eth0", "ip or arp")) as (seen,):
+    outer = lab.topology.interface(outside.name)
+    with serving(outside, SERVER_PORT), captures((outside, outer, "ip or arp")) as (seen,):
         out = fetch(observe, web, f"http://{node_address(lab, outside)}:{SERVER_PORT}/")
         into = fetch(observe, outside, f"http://{host}:{port.host_port}/")
     note(observe, seen)

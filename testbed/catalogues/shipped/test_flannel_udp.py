@@ -57,8 +57,9 @@ if TYPE_CHECKING:
     from ipaddress import IPv4Network
 
     from testbed.claims.observation import Observation
-    from testbed.labs.live import LiveContainer, LiveLab
+    from testbed.labs.live import LiveLab
     from testbed.nodes.base import Node, Running
+    from testbed.suites.overlay import End
 
 PORT = 8285
 OVERHEAD = 28  # octets: an IP and a UDP header
@@ -374,7 +375,7 @@ def test_inner_packet_keeps_the_containers_addresses(lab: LiveLab, observe: Obse
     one, other = ends(lab)
     source = quoted(lab, "100.96.1.2", one.container.address)
     target = quoted(lab, "100.96.2.3", other.container.address)
-    kept = _seen_by_server(one.node, one.container, target, observe)
+    kept = _seen_by_server(one, target, observe)
     observe.holds_when(
         f"Docker masquerades nothing (ip-masq false): {source} to {target}",
         kept == (source, source),
@@ -382,17 +383,15 @@ def test_inner_packet_keeps_the_containers_addresses(lab: LiveLab, observe: Obse
     rule = ["POSTROUTING", "-s", str(one.subnet), "!", "-o", "docker0", "-j", "MASQUERADE"]
     add, delete = (["iptables", "-w", "-t", "nat", option, *rule] for option in ("-I", "-D"))
     with undone(observe, one.node, add, delete):
-        changed = _seen_by_server(one.node, one.container, target, observe)
+        changed = _seen_by_server(one, target, observe)
     zero = str(one.subnet.network_address)
     observe.fails_when("Docker's own masquerade rule is there", changed == (zero, zero))
 
 
-def _seen_by_server(
-    node: Node, client: LiveContainer, server: str, observe: Observation
-) -> tuple[str, str]:
+def _seen_by_server(client: End, server: str, observe: Observation) -> tuple[str, str]:
     """Return the source of a request's inner packet, and the client the server saw."""
-    with captures((node, "eth0", f"udp dst port {PORT}")) as (wire,):
-        answer = fetch(observe, client, f"http://{server}/")
+    with captures((client.node, client.interface, f"udp dst port {PORT}")) as (wire,):
+        answer = fetch(observe, client.container, f"http://{server}/")
     inner = [inner for packet in wire.packets if (inner := packet.inner_ip()) and inner.is_syn]
     observe.note(f"tcpdump on {wire}, unpacked", "\n".join(map(str, inner)))
     assert answer is not None, "the page does not come"
