@@ -463,6 +463,124 @@ def test_no_kubeconfig_is_the_machines_fault(tmp_path: Path) -> None:
     assert caught.value.missing == ("kubeconfig",)
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["", "{{{", "[]", "word", "\0", '{"current-context": "a", "contexts": null}']
+    + [
+        json.dumps(
+            {
+                "current-context": "a",
+                "contexts": [{"name": "a", "context": {"cluster": "c", "user": "u"}}],
+                "clusters": [{"name": "c", "cluster": {"server": "https://127.0.0.1:1"}}],
+                "users": [{"name": "u", "user": user}],
+            }
+        )
+        for user in ({"auth-provider": {"name": "gcp", "config": {}}}, {"tokenFile": "/nowhere"})
+    ],
+)  # fmt: skip
+def test_a_kubeconfig_that_cannot_be_used_is_the_machines_fault(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "config"
+    path.write_text(text)
+    with pytest.raises(MachineError) as caught:
+        Cluster(str(path), "", patience=0).ask("x", "GET", "/version")
+    assert caught.value.missing == ("kubeconfig",)
+
+
+def test_credentials_that_can_not_be_renewed_are_the_machines_fault(cluster: Cluster) -> None:
+    from kubernetes.config import ConfigException
+
+    def renew(_: object) -> None:
+        raise ConfigException("no")
+
+    cluster.client().configuration.refresh_api_key_hook = renew
+    with pytest.raises(MachineError) as caught:
+        cluster.ask("x", "GET", "/version")
+    assert caught.value.missing == ("kubeconfig",)
+
+
+def test_a_server_that_is_silent_is_tried_once_at_a_time(tmp_path: Path) -> None:
+    """A client that tries again by itself would multiply the patience."""
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        url = f"http://127.0.0.1:{door.getsockname()[1]}"
+        tries = 0
+
+        def serve() -> None:
+            nonlocal tries
+            while True:
+                try:
+                    there, _ = door.accept()
+                except OSError:
+                    return
+                tries += 1
+                there.recv(4096)
+                there.close()
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        cluster = Cluster(kubeconfig(tmp_path, url), "", patience=0)
+        with pytest.raises(NoAnswer):
+            cluster.ask("x", "GET", "/version")
+        assert tries == 1
+        door.shutdown(socket.SHUT_RDWR)
+    thread.join()
+
+
+def test_a_silent_server_is_waited_for_once(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("testbed.nodes.kubernetes.cluster.PAUSE", 0.0)
+    cluster = Cluster(kubeconfig(tmp_path, api.url), "", patience=0.05)
+    api.refuse = lambda method, path: (503, {})
+    with pytest.raises(NoAnswer):
+        cluster.user()
+    many = len(api.asked)
+    cluster._patience = 60
+    with pytest.raises(NoAnswer):
+        cluster.user()
+    assert len(api.asked) == many + 1
+    api.refuse = lambda method, path: None
+    assert cluster.user() == "jane"
+    answers: Iterator[tuple[int, dict[str, Any]] | None] = iter([(503, {}), None])
+    api.refuse = lambda method, path: next(answers)
+    assert cluster.ask("x", "GET", "/version", missing=True) == {}, "it is waited for again"
+
+
+def test_a_forked_process_has_connections_of_its_own(cluster: Cluster) -> None:
+    cluster.user()
+    client = cluster.client()
+    assert cluster.client() is client
+    cluster._pid += 1  # as in a child
+    assert cluster.client() is not client
+
+
+def test_an_exec_waits_for_a_busy_server(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("testbed.nodes.kubernetes.cluster.PAUSE", 0.0)
+    cluster = Cluster(kubeconfig(tmp_path, api.url), "")
+    answers = iter([(503, {}), (502, {}), (403, {"reason": "Forbidden", "message": "no exec"})])
+    api.refuse = lambda method, path: next(answers)
+    with pytest.raises(Refused) as caught:
+        cluster.exec("n", "p", "node", ["true"])
+    assert (caught.value.status, caught.value.words) == (403, "no exec")
+
+
+def test_an_exec_with_a_server_that_is_gone(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    cluster = Cluster(kubeconfig(tmp_path, f"http://127.0.0.1:{port}"), "", patience=0)
+    with pytest.raises(NoAnswer):
+        cluster.exec("n", "p", "node", ["true"])
+
+
+def test_expired_credentials_say_what_to_do(api: Api, cluster: Cluster) -> None:
+    api.refuse = lambda method, path: (401, {"reason": "Unauthorized", "message": "Unauthorized"})
+    for one in (cluster.user, lambda: cluster.exec("n", "p", "node", ["true"])):
+        with pytest.raises(Refused) as caught:
+            one()
+        assert "log in" in (caught.value.hint or "")
+
+
 def test_an_api_server_that_does_not_answer(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

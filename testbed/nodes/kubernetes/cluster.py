@@ -1,4 +1,4 @@
-"""The door to a cluster's API: requests, and commands in Pods.
+"""Requests to a cluster's API, and commands in Pods.
 
 Kubeconfig files are read, and requests are signed, by the Kubernetes client
 (``pip install 'container-testbed[kubernetes]'``).  Objects are the JSON of the API.
@@ -6,9 +6,11 @@ Kubeconfig files are read, and requests are signed, by the Kubernetes client
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode, urlsplit
@@ -22,9 +24,18 @@ OLDEST = 37  #: of the client; earlier ones cut output, hang, or lose the exit s
 CONNECT, ANSWER = 5.0, 30.0  # timeouts in seconds
 PATIENCE = 30.0  # seconds for an API server that restarts
 PAUSE = 0.5  # seconds between two attempts
-BUSY = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE}
+BUSY = {
+    HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE,
+    HTTPStatus.GATEWAY_TIMEOUT,
+}  # fmt: skip
 INSTALL = "pip install 'container-testbed[kubernetes]'"
 MERGE = "application/merge-patch+json"  # RFC 7396
+#: What to do about a refusal, by the status of HTTP.
+HINTS: dict[int, str] = {
+    HTTPStatus.UNAUTHORIZED: "log in to the cluster again, or renew the kubeconfig; "
+    "`kubectl auth whoami` tries it",
+    HTTPStatus.FORBIDDEN: "`kubectl auth can-i --list` shows your rights",
+}
 
 
 class Refused(LabError):
@@ -34,7 +45,7 @@ class Refused(LabError):
         self.status = status
         self.reason = str(answer.get("reason") or "")
         self.words = str(answer.get("message") or f"HTTP status {status}")
-        super().__init__(f"the cluster refuses to {what}: {self.words}")
+        super().__init__(f"the cluster refuses to {what}: {self.words}", hint=HINTS.get(status))
 
 
 class Cluster:
@@ -42,7 +53,8 @@ class Cluster:
 
     ``kubeconfig`` is the path of a file, or several as in ``$KUBECONFIG``; empty for the default
     file.  ``context`` is the name of a context in it; empty for the current one.  The file is read
-    at the first request.
+    at the first request.  ``patience`` is the time in seconds for which a server that does not
+    answer is asked again.
     """
 
     def __init__(self, kubeconfig: str, context: str, *, patience: float = PATIENCE) -> None:
@@ -50,6 +62,8 @@ class Cluster:
         self.context = context
         self._patience = patience
         self._client: Any = None
+        self._pid = 0  # of the process that made the client
+        self._silent = False  # it has not answered, and is not waited for a second time
         self._user = ""
 
     @property
@@ -60,10 +74,11 @@ class Cluster:
 
     def client(self) -> Any:
         """Return the API client.  Raises MachineError without one, or without the context."""
-        if self._client is None:
+        # A forked child would send its requests on the connections of the parent.
+        if self._client is None or self._pid != os.getpid():
             try:
                 import kubernetes
-                from kubernetes import config
+                from kubernetes import client, config
             except ImportError as error:
                 raise MachineError(
                     "the provider kubernetes needs the Kubernetes client for Python",
@@ -77,20 +92,34 @@ class Cluster:
                     missing=["kubernetes"],
                     hint=f"{INSTALL} --upgrade",
                 )
-            try:
+            settings = client.Configuration()
+            settings.retries = False  # as is done here: urllib3 would wait four times as long
+            with self._readable():
                 self._client = config.new_client_from_config(
                     config_file=self.kubeconfig or None,
                     context=self.context or None,
                     persist_config=False,
+                    client_configuration=settings,
                 )
-            except (config.ConfigException, OSError, ValueError, TypeError, KeyError) as error:
-                raise MachineError(
-                    f"no cluster is known by {self.words}: {error}",
-                    missing=["kubeconfig"],
-                    hint="set KUBECONFIG to a kubeconfig file; `kubectl config get-contexts` lists "
-                    "its contexts",
-                ) from error
+            self._pid = os.getpid()
         return self._client
+
+    @contextlib.contextmanager
+    def _readable(self) -> Iterator[None]:
+        """Raise MachineError for what the client raises for a kubeconfig that it cannot use."""
+        from kubernetes.config import ConfigException
+        from yaml import YAMLError
+
+        wrong = (YAMLError, OSError, ValueError, TypeError, LookupError, AttributeError)
+        try:
+            yield
+        except (ConfigException, *wrong) as error:
+            raise MachineError(
+                f"{self.words} names no cluster that can be used: {error}",
+                missing=["kubeconfig"],
+                hint="set KUBECONFIG to a kubeconfig file; `kubectl config get-contexts` lists its "
+                "contexts",
+            ) from error
 
     def current(self) -> str:
         """Return the name of the context, also if the kubeconfig chooses it."""
@@ -99,8 +128,9 @@ class Cluster:
 
         if self.context:
             return self.context
-        _, active = config.list_kube_config_contexts(config_file=self.kubeconfig or None)
-        return str(active["name"])
+        with self._readable():
+            _, active = config.list_kube_config_contexts(config_file=self.kubeconfig or None)
+            return str(active["name"])
 
     @property
     def server(self) -> str:
@@ -124,9 +154,9 @@ class Cluster:
 
         ``what`` says in words what is asked for: "create a Pod".  An object that is not there is
         an empty one with ``missing``.  A server that does not answer, or is busy, is asked again
-        for half a minute.  Raises Refused, NoAnswer, MachineError.
+        until the patience with it is at an end.  Raises Refused, NoAnswer, MachineError.
         """
-        deadline = time.monotonic() + self._patience
+        deadline = self._deadline()
         attempt = 0
         while True:
             attempt += 1
@@ -136,6 +166,7 @@ class Cluster:
             if time.monotonic() > deadline:
                 raise self.no_answer(words)
             time.sleep(PAUSE)
+        self._silent = False
         if status < HTTPStatus.BAD_REQUEST:
             return answer
         if missing and status == HTTPStatus.NOT_FOUND:
@@ -146,8 +177,12 @@ class Cluster:
             return self.ask(what, "GET", f"{path}/{name}")
         raise Refused(what, status, answer)
 
+    def _deadline(self) -> float:
+        return time.monotonic() + (0 if self._silent else self._patience)
+
     def no_answer(self, words: str) -> NoAnswer:
         """Return the error for an API server that does not answer."""
+        self._silent = True
         return NoAnswer(
             f"the cluster of {self.words} does not answer: {words}",
             daemon="kube-apiserver",
@@ -169,11 +204,12 @@ class Cluster:
         from urllib3.exceptions import HTTPError
 
         url = self.server + path + (f"?{urlencode(query)}" if query else "")
+        headers = {**self._headers(), "Accept": "application/json", "Content-Type": kind}
         try:
             sent = self.client().call_api(
                 method,
                 url,
-                {**self._headers(), "Accept": "application/json", "Content-Type": kind},
+                headers,
                 body,
                 _request_timeout=(CONNECT, ANSWER),
             )
@@ -187,7 +223,9 @@ class Cluster:
 
     def _headers(self) -> dict[str, str]:
         headers: dict[str, str] = {}
-        self.client().update_params_for_auth(headers, [], ["BearerToken"], "", "", None)
+        client = self.client()
+        with self._readable():  # it gets a new token for one that has expired
+            client.update_params_for_auth(headers, [], ["BearerToken"], "", "", None)
         return headers
 
     def items(self, what: str, path: str, labels: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -210,7 +248,8 @@ class Cluster:
     def exec(self, namespace: str, pod: str, container: str, argv: Sequence[str]) -> ExecChannel:
         """Start a program in a container and return its stream.
 
-        Raises Refused, NoAnswer.
+        A server that does not answer, or is busy, is asked again as in :meth:`ask`.  Raises
+        Refused, NoAnswer, MachineError.
         """
         import websocket
         from kubernetes.stream import ws_client
@@ -222,16 +261,26 @@ class Cluster:
         query += [("stderr", "true"), ("tty", "false")]
         place = f"/api/v1/namespaces/{quote(namespace)}/pods/{quote(pod)}/exec"
         url = ws_client.get_websocket_url(self.server + place, query)
-        headers = {name.lower(): value for name, value in self._headers().items()}
         websocket.setdefaulttimeout(ANSWER)  # the client sets none, and could wait for ever
-        try:
-            opened = ws_client.create_websocket(self.client().configuration, url, headers)
-        except websocket.WebSocketBadStatusException as error:
-            answer = _object(error.resp_body)
-            raise Refused(f"run a program in {pod}", int(error.status_code), answer) from error
-        except (websocket.WebSocketException, OSError) as error:
-            raise self.no_answer(str(error)) from error
-        return ExecChannel(opened)
+        deadline = self._deadline()
+        while True:
+            headers = {name.lower(): value for name, value in self._headers().items()}
+            try:
+                opened = ws_client.create_websocket(self.client().configuration, url, headers)
+            except websocket.WebSocketBadStatusException as error:
+                if error.status_code not in BUSY:
+                    answer = _object(error.resp_body)
+                    status = int(error.status_code)
+                    raise Refused(f"run a program in {pod}", status, answer) from error
+                failed: Exception = error
+            except (websocket.WebSocketException, OSError) as error:
+                failed = error
+            else:
+                self._silent = False
+                return ExecChannel(opened)
+            if time.monotonic() > deadline:
+                raise self.no_answer(str(failed)) from failed
+            time.sleep(PAUSE)
 
 
 def _object(text: object) -> dict[str, Any]:
