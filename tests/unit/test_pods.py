@@ -724,6 +724,72 @@ def test_a_new_namespace_is_waited_for(
     site(cluster).make("image", TERMS, privileged=False)
 
 
+def test_a_namespace_that_may_not_be_deleted_is_told_after_its_pods_are_gone(
+    api: Api, cluster: Cluster
+) -> None:
+    one = site(cluster)
+    one.make("image", TERMS, privileged=False)
+    one.create([spec("a")], "image", set())
+    path = f"/api/v1/namespaces/{one.place.namespace}"
+    api.refuse = lambda method, asked: (
+        (403, {"reason": "Forbidden", "message": "no"})
+        if (method, asked) == ("DELETE", path) else None
+    )  # fmt: skip
+    with pytest.raises(Refused):
+        one.remove()
+    assert {o["kind"] for o in api.objects.values()}.isdisjoint({"Pod", "Job"})
+
+
+def test_a_pod_that_may_not_be_deleted_is_told_at_once(api: Api, cluster: Cluster) -> None:
+    one = site(cluster, own=False)
+    one.make("image", TERMS, privileged=False)
+    one.create([spec("a")], "image", set())
+    api.refuse = lambda method, path: (
+        (403, {"reason": "Forbidden", "message": "no"}) if method == "DELETE" else None
+    )
+    with pytest.raises(Refused):
+        one.remove_nodes(["a"])
+    with pytest.raises(Refused):
+        one.remove()
+
+
+def test_a_janitor_without_rights_gets_no_account_that_does_not_exist(
+    api: Api, cluster: Cluster
+) -> None:
+    api.refuse = lambda method, path: (
+        (403, {"reason": "Forbidden", "message": "no"}) if "/serviceaccounts" in path else None
+    )
+    site(cluster).make("image", TERMS, privileged=False)
+    job = next(o for o in api.objects.values() if o["kind"] == "Job")
+    assert "serviceAccountName" not in job["spec"]["template"]["spec"]
+
+
+@pytest.mark.parametrize("end", ["Complete", "Failed"])
+def test_a_janitor_that_has_ended_is_none(api: Api, cluster: Cluster, end: str) -> None:
+    one = site(cluster, own=False)
+    one.make("image", TERMS, privileged=False)
+    given = settings.Settings("", "", "shared", "image", TERMS)
+    assert one.janitor()
+    assert [*labs_in(cluster, given)] == ["lab"]
+    job = next(o for o in api.objects.values() if o["kind"] == "Job")
+    job["status"] = {"conditions": [{"type": end, "status": "True"}]}
+    assert one.janitor() == {}
+    assert labs_in(cluster, given) == {}
+
+
+def test_a_pod_without_an_address_is_told_of(
+    api: Api, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = site(cluster)
+    one.make("image", TERMS, privileged=False)
+    one.create([spec("a")], "image", set())
+    (path,) = (path for path in api.objects if "/pods/" in path)
+    del api.objects[path]["status"]["podIP"]
+    monkeypatch.setattr("testbed.nodes.kubernetes.site.START", 0.01)
+    with pytest.raises(TimeoutExpired):
+        one.started(["a"], "image")
+
+
 def test_a_janitor_that_is_gone_ends_the_lab(cluster: Cluster) -> None:
     with pytest.raises(LabError):
         site(cluster).create([spec("a")], "image", set())
@@ -805,6 +871,73 @@ def test_a_lab_of_another_state_folder_is_not_taken(
     assert second.labs() == ["two"]
     second.destroy("two")
     assert api.objects == {}
+
+
+@pytest.fixture
+def provider(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> KubernetesProvider:
+    monkeypatch.setenv("KUBECONFIG", cluster.kubeconfig)
+    monkeypatch.delenv(CONTEXT, raising=False)
+    made = KubernetesProvider.of(Setup(tmp_path / "state", FakeStore()))
+    known = Cluster(cluster.kubeconfig, "here", patience=0)
+    monkeypatch.setattr(made, "_cluster_of", lambda given, patience=0: known)
+    return made
+
+
+def test_who_may_not_list_is_told_the_missing_rights(
+    api: Api, provider: KubernetesProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api.allowed = False
+    api.refuse = lambda method, path: (
+        (403, {"reason": "Forbidden", "message": "no"})
+        if method == "GET" or path.endswith("/namespaces?dryRun=All") else None
+    )  # fmt: skip
+    with pytest.raises(MachineError) as caught:
+        provider.create_fabric("two", load_text(TWO, "two.yaml"))
+    assert "TESTBED_KUBE_NAMESPACE" in (caught.value.hint or "")
+    monkeypatch.setenv("TESTBED_KUBE_NAMESPACE", "shared")
+    with pytest.raises(MachineError) as caught:
+        provider.create_fabric("two", load_text(TWO, "two.yaml"))
+    assert "list jobs" in caught.value.missing
+    assert api.objects == {}
+
+
+def test_a_cluster_that_is_silent_keeps_no_other_lab_from_work(
+    api: Api, provider: KubernetesProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(CONTEXT, "here")
+    api.refuse = lambda method, path: (503, {})
+    assert provider.nodes("two") == {}
+    assert provider.ended("two") == {}
+    with pytest.raises(NoAnswer):
+        provider.labs()
+
+
+def test_a_lab_of_a_cluster_that_is_gone_can_be_forgotten(
+    api: Api, provider: KubernetesProvider, tmp_path: Path
+) -> None:
+    provider.create_fabric("two", load_text(TWO, "two.yaml"))
+    api.refuse = lambda method, path: (503, {})
+    with pytest.raises(NoAnswer) as caught:
+        provider.destroy("two")
+    assert provider.labs() == ["two"]
+    file = re.findall(r"`rm (\S+)`", caught.value.hint or "")[0]
+    Path(file).unlink()
+    assert provider.labs() == []
+
+
+def test_the_first_error_is_told_if_the_lab_cannot_be_removed_either(
+    api: Api, provider: KubernetesProvider
+) -> None:
+    api.refuse = lambda method, path: (
+        (403, {"reason": "Forbidden", "message": "exceeded quota"})
+        if (method, path.endswith("/jobs")) == ("POST", True)
+        else (503, {}) if method == "DELETE" else None
+    )  # fmt: skip
+    with pytest.raises(MachineError, match="exceeded quota"):
+        provider.create_fabric("two", load_text(TWO, "two.yaml"))
+    assert provider.labs() == ["two"], "its namespace is there still"
 
 
 # -- streams -----------------------------------------------------------------------------

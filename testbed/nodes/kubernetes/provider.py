@@ -12,9 +12,10 @@ import os
 import threading
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Self
 
-from testbed.errors import LabError, TestbedError, UsageError
+from testbed.errors import LabError, MachineError, NoAnswer, TestbedError, UsageError
 from testbed.nodes import wiring
 from testbed.nodes.base import Node, NodeSpec, Provider, Setup
 from testbed.nodes.kubernetes import CONTEXT
@@ -51,7 +52,7 @@ class KubernetesProvider(Provider):
         self._store = setup.store
         self._remembered = Remembered(setup.state)
         self._topologies: dict[str, Topology] = {}  # of labs that are created or updated
-        self._clusters: dict[tuple[str, str], Cluster] = {}
+        self._clusters: dict[tuple[str, str, float], Cluster] = {}
         self._reached: dict[str, PodNode] = {}  # by the Pod's UID
         self._addresses: dict[str, dict[str, str]] = {}  # of Pods by node, of each lab
         self._beating: dict[str, threading.Event] = {}  # of labs; ends the thread
@@ -68,15 +69,21 @@ class KubernetesProvider(Provider):
 
     # -- finding ----------------------------------------------------------
 
-    def _cluster_of(self, given: Settings | Place) -> Cluster:
-        from testbed.nodes.kubernetes.cluster import Cluster
+    def _cluster_of(self, given: Settings | Place, patience: float | None = None) -> Cluster:
+        from testbed.nodes.kubernetes.cluster import PATIENCE, Cluster
 
-        key = (given.kubeconfig, given.context)
-        return self._clusters.setdefault(key, Cluster(*key))
+        seconds = PATIENCE if patience is None else patience
+        key = (given.kubeconfig, given.context, seconds)
+        made = Cluster(given.kubeconfig, given.context, patience=seconds)
+        return self._clusters.setdefault(key, made)
 
     def _site(self, lab: str) -> Site | None:
         """Return where a lab is; None if it has no place that we know."""
-        place = self._remembered.place(lab) or self._elsewhere().get(lab)
+        place = self._remembered.place(lab)
+        if place is None and CONTEXT in os.environ:
+            # A lab of another provider needs no cluster that answers.
+            with contextlib.suppress(LabError, MachineError, UsageError):
+                place = self._elsewhere().get(lab)
         if place is None:
             return None
         from testbed.nodes.kubernetes.site import Site
@@ -87,7 +94,7 @@ class KubernetesProvider(Provider):
         """Return the places of this user's labs in the cluster that the user names.
 
         Another machine may have created them.  Without a name in the environment, no cluster is
-        asked, so labs of other providers pay nothing.
+        asked, so labs of other providers pay nothing; with one, it is not waited for.
         """
         if CONTEXT not in os.environ:
             return {}
@@ -95,7 +102,7 @@ class KubernetesProvider(Provider):
         from testbed.nodes.kubernetes.site import labs_in
 
         given = settings.of()
-        return labs_in(self._cluster_of(given), given)
+        return labs_in(self._cluster_of(given, patience=0), given)
 
     def nodes(self, lab: str) -> dict[str, Node]:
         site = self._site(lab)
@@ -179,13 +186,19 @@ class KubernetesProvider(Provider):
     def _make(self, lab: str, topology: Topology, *, expired: Site | None) -> None:
         """Create the lab's place, after a check that the cluster allows the lab."""
         from testbed.nodes.kubernetes import manifests, settings
+        from testbed.nodes.kubernetes.cluster import Refused
         from testbed.nodes.kubernetes.site import Site, labs_in
 
         if expired is not None:
             expired.remove()  # the cluster has removed its Job, and may be about to remove the rest
         given = settings.of()
         cluster = self._cluster_of(given)
-        others = labs_in(cluster, given)
+        try:
+            others = labs_in(cluster, given)
+        except Refused as error:
+            if error.status != HTTPStatus.FORBIDDEN:
+                raise
+            others = {}  # who may not look may still create; what is missing is told below
         if expired is None and lab in others:
             raise UsageError(
                 f"you have a lab {lab} in the namespace {others[lab].namespace} already, created "
@@ -203,8 +216,9 @@ class KubernetesProvider(Provider):
         try:
             site.make(given.image, given.terms, privileged=privileged)
         except TestbedError:
-            site.remove()
-            self._remembered.forget(lab)
+            with contextlib.suppress(LabError, MachineError):  # `down` tries it again
+                site.remove()
+                self._remembered.forget(lab)
             raise
 
     def together(self, node: str) -> bool:
@@ -318,7 +332,6 @@ class KubernetesProvider(Provider):
     def restore(
         self, lab: str, topology: Topology, node: Node, differences: Sequence[Difference]
     ) -> None:
-
         missing = {one.index for one in differences if one.kind == "link" and one.seen == "missing"}
         if missing:
             pod, ports = pod_of(node), topology.nodes[node.name].ports
@@ -334,11 +347,25 @@ class KubernetesProvider(Provider):
         if site is None:
             return
         if names is None:
-            site.remove()
+            self._remove(site)
             self._remembered.forget(lab)
         elif names:
             site.remove_nodes(names)
         self._close(site, names)
+
+    def _remove(self, site: Site) -> None:
+        from testbed.nodes.kubernetes.cluster import Refused
+
+        try:
+            site.remove()
+        except (NoAnswer, Refused, MachineError) as error:
+            file = self._remembered.file(site.lab)
+            if file.exists():
+                error.hint = (
+                    f"{error.hint or 'ask who runs the cluster'}; if it does not exist any more, "
+                    f"`rm {file}` forgets the lab there"
+                )
+            raise
 
     def _close(self, site: Site, names: Collection[str] | None) -> None:
         """Close the connections to Pods that are gone."""

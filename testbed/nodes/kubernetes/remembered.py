@@ -44,22 +44,26 @@ class Remembered:
             return sorted(path.stem for path in self._folder.glob("*.json"))
         return []
 
+    def file(self, lab: str) -> Path:
+        """Return the file with the place of a lab."""
+        return self._folder / f"{lab}.json"
+
     def place(self, lab: str) -> Place | None:
         """Return the place of a lab; None if it has none here, or its file cannot be read."""
         with contextlib.suppress(OSError, ValueError, TypeError):
-            return Place(**json.loads((self._folder / f"{lab}.json").read_text("utf-8")))
+            return Place(**json.loads(self.file(lab).read_text("utf-8")))
         return None
 
     def keep(self, lab: str, place: Place) -> None:
         owner.make(self._folder)
-        files.keep(self._folder / f"{lab}.json", json.dumps(asdict(place)))
+        files.keep(self.file(lab), json.dumps(asdict(place)))
 
     def folder(self, lab: str) -> Path:
         """Return the folder for files of a lab's nodes on this machine."""
         return self._folder / lab
 
     def forget(self, lab: str) -> None:
-        (self._folder / f"{lab}.json").unlink(missing_ok=True)
+        self.file(lab).unlink(missing_ok=True)
         shutil.rmtree(self._folder / lab, ignore_errors=True)
         with contextlib.suppress(OSError):  # of other labs, or not there
             self._folder.rmdir()

@@ -35,7 +35,10 @@ RIGHTS = (
     ("create", "", "pods/exec"), ("create", "batch", "jobs"), ("list", "batch", "jobs"),
     ("delete", "batch", "jobs"),
 )  # fmt: skip
+#: Those of a lab that has a namespace of its own, too.
+OWN_RIGHTS = (("get", "", "namespaces"), ("delete", "", "namespaces"))
 DRY = {"dryRun": "All"}
+ELSEWHERE = "set TESTBED_KUBE_NAMESPACE to a namespace in which you have the ClusterRole `admin`"
 
 
 class Site:
@@ -99,7 +102,7 @@ class Site:
         """Return the name and the UID of the Job that owns the lab; empty without one."""
         for job in self.cluster.items("list Jobs", self._jobs, self._mine):
             meta = job["metadata"]
-            if "deletionTimestamp" not in meta:
+            if not _ends(job):
                 return {"name": meta["name"], "uid": meta["uid"]}
         return {}
 
@@ -114,18 +117,21 @@ class Site:
         if own:
             body = manifests.namespace(name, self._marks)
             self._post("create a namespace", "/api/v1/namespaces", body, dry=True)
-        with ThreadPoolExecutor(len(RIGHTS)) as pool:
-            allowed = pool.map(self._may, RIGHTS)
+        rights = (*RIGHTS, *OWN_RIGHTS) if own else RIGHTS
+        with ThreadPoolExecutor(len(rights)) as pool:
+            allowed = pool.map(self._may, rights)
             missing = [
                 f"{verb} {resource}"
-                for (verb, _, resource), may in zip(RIGHTS, allowed, strict=True)
+                for (verb, _, resource), may in zip(rights, allowed, strict=True)
                 if not may
             ]
         if missing:
             raise MachineError(
                 f"in the namespace {name}, you may not: {', '.join(missing)}",
                 missing=missing,
-                hint="ask for the ClusterRole `admin` there, by a RoleBinding",
+                hint=ELSEWHERE
+                if own
+                else "ask for the ClusterRole `admin` there, by a RoleBinding",
             )
         if not own:
             self._try_objects(image, terms, privileged=privileged)
@@ -155,23 +161,24 @@ class Site:
         )  # fmt: skip
         self._post("create a Pod", f"{self._core}/pods", pod, dry=True)
 
-    def _job(self, name: str, image: str, terms: Terms) -> dict[str, Any]:
-        own = self.place.namespace if self.place.own else ""
+    def _job(self, name: str, image: str, terms: Terms, own: str = "") -> dict[str, Any]:
         return manifests.janitor(name, self._marks, image, terms, own)
 
     def make(self, image: str, terms: Terms, *, privileged: bool) -> None:
         """Create the lab's namespace, if it is its own, and its janitor."""
-        name = self.place.namespace
+        own = ""
         if self.place.own:
-            body = manifests.namespace(name, self._marks)
+            own = self.place.namespace
+            body = manifests.namespace(own, self._marks)
             self._post("create a namespace", "/api/v1/namespaces", body)
-            for path, body in manifests.rights(name, self._marks):
-                # Without these the empty namespace stays when the lab has expired.
-                with contextlib.suppress(Refused):
+            try:
+                for path, body in manifests.rights(own, self._marks):
                     self.cluster.ask("give rights to the janitor", "POST", path, body)
+            except Refused:
+                own = ""  # the janitor removes all but the empty namespace
             self._try_objects(image, terms, privileged=privileged)
         job = f"{self.lab}-janitor-{manifests.suffix()}"
-        self._post("create a Job", self._jobs, self._job(job, image, terms))
+        self._post("create a Job", self._jobs, self._job(job, image, terms, own))
 
     def create(self, specs: Iterable[NodeSpec], image: str, privileged: Collection[str]) -> None:
         """Create the Pods of nodes; ``privileged`` names those that need it."""
@@ -221,7 +228,8 @@ class Site:
                     hint="use fewer nodes, smaller `cpus` and `memory`, or a larger cluster",
                 )
             time.sleep(PAUSE)
-        waiting = [pod for pod in (there[name] for name in names) if not pod.running]
+        mine = [there[name] for name in names]
+        waiting = [pod for pod in mine if not (pod.running and pod.address)]
         said = "; ".join(f"{pod.node}: {pod.waits or 'Pending'}" for pod in waiting[:3])
         raise TimeoutExpired(
             f"{len(waiting)} Pods of {self.lab} do not run within {START:g} s ({said})",
@@ -265,7 +273,11 @@ class Site:
         elif "failed quota" in words:  # the quota counts what the Pod does not state
             hint = "set `cpus` and `memory` of each node: the namespace has a quota for them"
         elif error.status == HTTPStatus.FORBIDDEN and self.place.own:
-            hint = "set TESTBED_KUBE_NAMESPACE to a namespace in which you may create Pods"
+            hint = ELSEWHERE
+        elif error.status == HTTPStatus.NOT_FOUND:
+            hint = f"kubectl create namespace {name}"
+        elif error.status == HTTPStatus.UNAUTHORIZED and error.hint:
+            hint = error.hint
         else:
             hint = f"kubectl auth can-i --list -n {name}"
         return MachineError(error.message, missing=[error.reason or "rights"], hint=hint)
@@ -284,33 +296,52 @@ class Site:
 
     def _delete_pods(self, uids: Mapping[str, str]) -> None:
         with ThreadPoolExecutor(THREADS) as pool:
-            for uid, name in uids.items():
-                pool.submit(self._delete, f"{self._core}/pods/{name}", uid)
+            paths = {f"{self._core}/pods/{name}": uid for uid, name in uids.items()}
+            for deleted in [pool.submit(self._delete, path, uid) for path, uid in paths.items()]:
+                deleted.result()
 
     def _delete(self, path: str, uid: str) -> None:
-        """Delete an object if it is the one with this UID; its dependents go after it."""
+        """Delete an object if it is the one with this UID; its dependents go after it.
+
+        Raises Refused, NoAnswer.
+        """
         options = {
             "apiVersion": "v1",
             "kind": "DeleteOptions",
             "preconditions": {"uid": uid},
             "propagationPolicy": "Background",
         }
-        with contextlib.suppress(Refused):  # 409: another object has the name by now
+        try:
             self.cluster.ask("delete an object", "DELETE", path, options, missing=True)
+        except Refused as error:
+            if error.status != HTTPStatus.CONFLICT:  # another object has the name by now
+                raise
 
     def remove(self) -> None:
-        """Remove all of the lab, and wait until it is gone."""
+        """Remove all of the lab, and wait until it is gone.
+
+        Raises Refused, also if all but the lab's own namespace could be removed.
+        """
+        refused = None
         if self.place.own:
-            path = f"/api/v1/namespaces/{self.place.namespace}"
-            found = self.cluster.ask("find the namespace", "GET", path, missing=True)
-            meta = found.get("metadata") or {}
-            if self._mine.items() <= (meta.get("labels") or {}).items():
-                self._delete(path, meta["uid"])
+            try:
+                self._delete_namespace()
+            except Refused as error:
+                refused = error
         for job in self.cluster.items("list Jobs", self._jobs, self._mine):
             meta = job["metadata"]
             self._delete(f"{self._jobs}/{meta['name']}", meta["uid"])
         self._delete_pods({i["metadata"]["uid"]: i["metadata"]["name"] for i in self._listed()})
         self._gone(lambda: not self._listed() and not self.janitor())
+        if refused is not None:
+            raise refused
+
+    def _delete_namespace(self) -> None:
+        path = f"/api/v1/namespaces/{self.place.namespace}"
+        found = self.cluster.ask("find the lab's namespace", "GET", path, missing=True)
+        meta = found.get("metadata") or {}
+        if self._mine.items() <= (meta.get("labels") or {}).items():
+            self._delete(path, meta["uid"])
 
     def _gone(self, true: Callable[[], bool]) -> None:
         if not until(true, END, pause=PAUSE):
@@ -319,6 +350,13 @@ class Site:
                 hint=f"kubectl -n {self.place.namespace} get pods; the cluster removes them as "
                 "soon as their node answers",
             )
+
+
+def _ends(item: Mapping[str, Any]) -> bool:
+    """Tell whether an object is being removed, or is a Job that has ended, which follows soon."""
+    conditions = item.get("status", {}).get("conditions") or ()
+    done = (one["type"] for one in conditions if one.get("status") == "True")
+    return "deletionTimestamp" in item["metadata"] or not {"Complete", "Failed"}.isdisjoint(done)
 
 
 def labs_in(cluster: Cluster, given: Settings) -> dict[str, Place]:
@@ -335,7 +373,7 @@ def labs_in(cluster: Cluster, given: Settings) -> dict[str, Place]:
     found = {}
     for item in cluster.items("list labs", path, {OWNER: owner}):
         meta = item["metadata"]
-        if "deletionTimestamp" not in meta and (lab := meta["labels"].get(LAB)):
+        if not _ends(item) and (lab := meta["labels"].get(LAB)):
             name = given.namespace or meta["name"]
             own = not given.namespace
             found[lab] = Place(given.kubeconfig, given.context, name, own, owner)
