@@ -253,6 +253,14 @@ def existing(providers: Iterable[object]) -> str:
     return ""
 
 
+def link_faults(provider: str) -> bool:
+    """Tell whether links of a provider's nodes can have faults, which are caused in the fabric.
+
+    Raises KeyError, MachineError for a provider that is unknown or cannot be loaded.
+    """
+    return PROVIDERS[fabric_kind(PROVIDERS[provider])].shapes
+
+
 def fabric_kind(provider: Provider | type[Provider]) -> str:
     """Return the name of the provider that creates the fabric of a provider's nodes."""
     return provider.fabric_of or provider.name

@@ -29,7 +29,7 @@ from testbed.faults.model import (
 from testbed.limits import FILES_PER_NODE, at_once
 from testbed.polling import until
 from testbed.process import which
-from testbed.registry import ROLES
+from testbed.registry import ROLES, link_faults
 
 if TYPE_CHECKING:
     from testbed.labs.lab import Lab
@@ -250,6 +250,13 @@ class _Place:
     # -- links ------------------------------------------------------------
 
     def _need_fabric(self) -> Node:
+        if self._fabric is None and not link_faults(self.topology.provider):
+            raise MachineError(
+                f"links of lab {self._lab.name} cannot have faults: the provider "
+                f"{self.topology.provider} does not support them",
+                hint="stop a service instead (`testbed fault stop NODE/SERVICE`), or choose "
+                "another provider",
+            )
         if self._fabric is None:
             raise LabError(
                 f"the fabric of lab {self._lab.name} does not run, so no link can be cut",

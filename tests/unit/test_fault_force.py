@@ -21,6 +21,7 @@ from testbed.faults.force import Faults, fault_of
 from testbed.labs.lab import Lab
 from testbed.nodes.base import Provider
 from testbed.nodes.fake import Answer, Call, FakeProvider
+from testbed.registry import PROVIDERS
 from testbed.topology import load, load_text
 
 if TYPE_CHECKING:
@@ -272,6 +273,17 @@ def test_a_lab_without_a_fabric(lab: Lab, bench: Bench) -> None:
     bench.provider.machine.fabrics.clear()
     with pytest.raises(LabError, match="fabric"):
         apply(lab, "partition node2")
+    assert words(lab) == []
+
+
+@pytest.mark.parametrize("text", ["partition node2", "rate node2 1mbit"])
+def test_a_provider_without_faults_of_links(
+    lab: Lab, bench: Bench, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    bench.provider.machine.fabrics.clear()
+    monkeypatch.setattr(PROVIDERS["netns"], "shapes", False)
+    with pytest.raises(MachineError, match="provider netns"):
+        apply(lab, text)
     assert words(lab) == []
 
 

@@ -521,3 +521,7 @@ def test_only_some_providers_shape(monkeypatch: pytest.MonkeyPatch) -> None:
     text = PLAIN.replace("10.1.0.0/24}", "10.1.0.0/24, rate: 1mbit}")
     (problem,) = problems(text.replace("r: {", "r: {provider: qemu, "))
     assert (problem.line, "qemu" in problem.wanted) == (3, True)
+    assert "testbed fault rate" in problem.hint
+    found = [one.hint for one in problems(f"{text}provider: kubernetes\n") if "rate" in one.wanted]
+    assert found
+    assert not any("testbed fault" in hint for hint in found), "its links have no faults either"

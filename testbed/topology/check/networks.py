@@ -374,7 +374,9 @@ class Networks(Look):
             path: Path = ("networks", port.network) if network.link < 0 else ("links", network.link)
             maker, kind = self.t.provider_of(port.node), port.shaping[0].kind
             wanted = f"no {kind} on a network of {port.node}, a node by {maker}"
-            hint = f"`testbed fault {kind}` works there; or choose another provider"
+            hint = "choose another provider"
+            if registry.link_faults(maker):
+                hint = f"`testbed fault {kind}` works there; or {hint}"
             self.add(self.key(*path, kind), wanted, "one", hint)
 
     def providers_have_uplinks(self) -> None:
