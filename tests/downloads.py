@@ -37,6 +37,7 @@ class File:
     silent: bool = False  #: there is no answer at all
     sized: bool = True  #: its size is told
     tag: str = ""
+    busy: int = 0  #: requests for a part that are answered with status 503
     covers: str | None = None  #: what an answer with a part says that it is
     later: bytes = b""  #: the file as it is after the first cut
 
@@ -88,6 +89,10 @@ class Handler(BaseHTTPRequestHandler):
         file = self.web.files.get(parts.path)
         if file is None or file.status != 200:
             self.send_error(file.status if file else 404)
+            return
+        if start and file.busy:
+            file.busy -= 1
+            self.send_error(503)
             return
         if file.silent:
             self.web.stop.wait(60)

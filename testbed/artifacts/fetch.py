@@ -33,6 +33,7 @@ ATTEMPTS = 4  # in a row that bring no more than the ones before
 PAUSE = 1.0  # seconds before the second attempt, doubled for each further one
 POLL = 0.1  # seconds between two checks for a cancel
 TELL = 1.0  # seconds between two lines of progress
+BUSY = {408, 429}  # statuses of a request that can be repeated (RFC 9110, RFC 6585)
 KIB, MIB = 1 << 10, 1 << 20
 
 
@@ -147,8 +148,7 @@ class _Download:
                 best = max(best, self.done)
                 if best == 0 or vain >= ATTEMPTS:
                     raise
-                if isinstance(error.__cause__, HTTPError | _OtherPart):
-                    # The server may not like to continue.
+                if _refuses_to_continue(error.__cause__):
                     self._again()
                 self.job.say(f"{error.message}; trying again")
             if self.job.cancel.wait(PAUSE * 2 ** (vain - 1)):
@@ -318,6 +318,13 @@ def _redirects() -> Any:
             return super().redirect_request(req, fp, code, msg, headers, newurl)
 
     return Redirects()
+
+
+def _refuses_to_continue(cause: BaseException | None) -> bool:
+    """Tell whether a server may not like to send the rest of a file, and is not only busy."""
+    if isinstance(cause, HTTPError):
+        return cause.code < 500 and cause.code not in BUSY
+    return isinstance(cause, _OtherPart)
 
 
 def _reason(error: Exception) -> str:

@@ -204,6 +204,12 @@ def test_a_server_that_refuses_to_continue_is_asked_for_all_of_it(server: Server
     assert [request.start for request in server.requests] == [0, 500, 0]
 
 
+def test_a_busy_server_is_asked_to_continue_later(server: Server, job: Job) -> None:
+    url, digest = server.put(os.urandom(1000), cuts=1, busy=2)
+    Download(url, digest, "bin/tool").fill(job)
+    assert [request.start for request in server.requests] == [0, 500, 500, 500]
+
+
 @pytest.mark.parametrize("covers", ["bytes 0-499/1000", "bytes 500-999/*", ""])
 def test_a_server_that_sends_another_part_is_asked_for_all_of_it(
     server: Server, job: Job, covers: str
