@@ -259,6 +259,8 @@ def test_ansible_itself_is_asked_where_it_is(
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     monkeypatch.setattr(ansible, "which", lambda name: name)
     assert machines("anything") == {"a": {"address": "192.0.2.1"}, "b": {"address": "b"}}
+    # A path with a comma would be a list of hosts (-i of ansible-inventory).
+    assert [*machines("[g]\nc\n", "/a,b/hosts")] == ["c"]
 
 
 def test_hosts_of_an_ssh_config() -> None:

@@ -97,7 +97,8 @@ def read(path: str, text: str) -> Mapping[str, Variables]:
 
 
 def _by_ansible(path: str) -> Mapping[str, Variables]:
-    if not which("ansible-inventory"):
+    # It takes a path with a comma for a list of hosts.
+    if "," in path or not which("ansible-inventory"):
         return {}
     done = run(["ansible-inventory", "-i", path, "--list"], check=False)
     return {} if done.status else _of_yaml(done.out.decode())
