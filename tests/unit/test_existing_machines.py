@@ -297,6 +297,15 @@ def test_a_machine_without_space_is_told(
     assert caught.value.hint
 
 
+def test_a_machine_without_linux_is_told(
+    node: ExistingNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "RECEIVE", client.RECEIVE.replace("/proc", "/no-proc"))
+    with pytest.raises(LabError) as caught:
+        node.link()
+    assert "Linux" in caught.value.message
+
+
 def test_a_machine_of_another_architecture_is_refused(node: ExistingNode, tools: Path) -> None:
     put(tools / "uname", "#!/bin/sh\necho riscv64\n")
     with pytest.raises(LabError) as caught:

@@ -36,7 +36,7 @@ OPTIONS = (
 )  # fmt: skip
 READY = re.compile(rb"^testbed-ready (\S+)\r?$", re.MULTILINE)
 #: Exit statuses of the scripts below.
-NO_SUDO, ASKS, NO_PLACE, NO_SPACE = 91, 92, 93, 94
+NO_SUDO, ASKS, NO_PLACE, NO_SPACE, NO_LINUX = 91, 92, 93, 94, 95
 RECEIVED = b"testbed-received\n"
 #: The agent runs as root.  Login shells differ: a script has no single quote, backslash, newline.
 AS_ROOT = (
@@ -48,6 +48,7 @@ AS_ROOT = (
 #: The first folder in which a program may run holds it; as an open file it needs no name.
 #: The last `exit` keeps this shell, whose file the agent is started from.
 RECEIVE = (
+    f"test -e /proc/$$/fd || exit {NO_LINUX}; "
     "for d in /dev/shm /run /tmp /var/tmp /root; do "
     'f=$(mktemp "$d/.testbed-XXXXXX" 2> /dev/null) || continue; '
     'chmod 700 "$f"; if test -x "$f"; then exec 8> "$f" 9< "$f"; fi; rm -f "$f"; '
@@ -191,6 +192,8 @@ def _reason(node: str, argv: list[str], errors: str, status: int | None, said: b
     elif status == NO_PLACE:
         what = "no folder in which a program may run (/dev/shm, /run, /tmp, /var/tmp, /root)"
         hint = "mount one of them without noexec"
+    elif status == NO_LINUX:
+        what, hint = "it has no /proc, so it does not run Linux", "leave it out"
     elif status == NO_SPACE:
         what, hint = f"no space for testbed's agent: {last}", "free some memory or disk space"
     else:
