@@ -10,10 +10,14 @@ TARGETS = {"r1": "10.0.0.2/32", "r2": "10.0.0.1/32"}
 
 
 def selected(lab, router):
-    """Return how many paths zebra has selected for the other router's address."""
+    """Return how many paths zebra has selected for the other router's address.
+
+    FRR 10 keeps a path whose link is down, as one that is not active.
+    """
     command = ["vtysh", "-c", f"show ip route {TARGETS[router]} json"]
     routes = lab.node(router).run(command).json().get(TARGETS[router], [])
-    return sum("fib" in path for route in routes for path in route["nexthops"])
+    paths = [path for route in routes for path in route["nexthops"]]
+    return sum("fib" in path and "active" in path for path in paths)
 
 
 def has_selected(lab, router, paths):
