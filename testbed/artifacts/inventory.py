@@ -208,7 +208,15 @@ ENGINE_28: Mapping[str, Source] = {
         release="28.5.2",
         tags=("exclude_graphdriver_btrfs",),  # else btrfs headers are required
         language="go1.24",  # vendor.mod says so, which Go does not read
-    )
+    ),
+    "docker-cli-28": GoModule(
+        module="docker-cli-28",
+        packages={"docker": "github.com/docker/cli/cmd/docker"},
+        main="github.com/docker/cli",
+        stamp=("github.com/docker/cli/cli/version.Version",),
+        release="28.5.2",
+        language="go1.23",  # vendor.mod says so, which Go does not read
+    ),
 }
 
 COMPOSE: Mapping[str, Source] = {

@@ -22,7 +22,7 @@ Release = str
 #: and its version; a helper program comes from the first artifact that has it.
 PARTS: Mapping[Release, tuple[str, ...]] = {
     "20.10": ("docker",),
-    "28": ("docker-28", "docker-cli-29", "runc-1.5", "docker"),
+    "28": ("docker-28", "docker-cli-28", "runc-1.5", "docker"),
     "29": ("docker-29", "docker-cli-29", "runc-1.5", "docker"),
 }
 #: Programs that a folder of one's own must have; others are Debian's.

@@ -495,21 +495,22 @@ def test_engine_28_is_built_for_labs_that_ask_for_it(
     assert INVENTORY.programs["dockerd"] == "docker"
 
 
+@pytest.mark.parametrize(("engine", "language"), [("28", "go1.23"), ("29", "go1.26")])
 def test_sources_without_a_go_mod_of_their_own(
-    machine: Machine, job: Job, monkeypatch: pytest.MonkeyPatch
+    machine: Machine, job: Job, monkeypatch: pytest.MonkeyPatch, engine: str, language: str
 ) -> None:
     machine.answers["go"] = go("go1.99")
     monkeypatch.setattr("testbed.process.run", machine)
-    source = INVENTORY.parts["docker-cli-29"]
-    engine = INVENTORY.parts["docker-29"]
+    source = INVENTORY.parts[f"docker-cli-{engine}"]
+    daemon = INVENTORY.parts[f"docker-{engine}"]
     # The client of the engine's own release, which is all that its version says.
-    assert source.version() == str(engine.version()).partition("+")[0]
+    assert source.version() == str(daemon.version()).partition("+")[0]
     assert source.fill(job) == source.version()
     (build,) = [call for call in machine.calls if call.argv[1] == "build"]
     stamp = f"github.com/docker/cli/cli/version.Version={source.version()}"
     assert stamp in build.after("-ldflags")
     # By default the compiler takes them for Go 1.16's (go help modules), and refuses them.
-    assert "-gcflags=github.com/docker/cli/...=-lang=go1.26" in build.argv
+    assert f"-gcflags=github.com/docker/cli/...=-lang={language}" in build.argv
     assert build.env["CGO_ENABLED"] == "0"
 
 
