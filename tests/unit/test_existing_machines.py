@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -558,7 +558,8 @@ def test_checks_that_change_machines_run_only_where_allowed(
 def test_no_shipped_check_changes_a_machine_without_its_mark() -> None:
     """Helpers that change something are used by marked checks alone."""
     words = re.compile(
-        r"\b(extra_container|extra_network|undone|link_down|sysctl_set|serving)\("
+        r"\b(extra_container|extra_network|undone|link_down|sysctl_set|serving|scratch_machine"
+        r"|fresh_docker|direct_access|third_host)\("
         r"|\.(put|provide|offer)\("
     )
     found = {}
@@ -566,13 +567,32 @@ def test_no_shipped_check_changes_a_machine_without_its_mark() -> None:
         text = path.read_text(encoding="utf-8")
         if not re.search(r'testbed_needs\("(docker|flannel|etcd)', text):
             continue
-        for node in ast.parse(text).body:
-            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+        body = ast.parse(text).body
+        functions = {node.name: node for node in body if isinstance(node, ast.FunctionDef)}
+        for node in functions.values():
+            if node.name.startswith("test_"):
                 marks = " ".join(map(ast.unparse, node.decorator_list))
                 needs_pods = re.search(r"pods|kubernetes|namespaces|cilium", marks + _mark_of(text))
-                if words.search(ast.unparse(node)) and "testbed_changes" not in marks:
+                used = "\n".join(map(ast.unparse, _used(node, functions)))
+                if words.search(used) and "testbed_changes" not in marks:
                     found[f"{path.name}::{node.name}"] = bool(needs_pods)
     assert [name for name, elsewhere in found.items() if not elsewhere] == []
+
+
+def _used(test: ast.FunctionDef, functions: Mapping[str, ast.FunctionDef]) -> list[ast.FunctionDef]:
+    """Return a test with the fixtures and functions of its file that it uses."""
+    found, new = [test], [test]
+    while new:
+        one = new.pop()
+        names = {node.id for node in ast.walk(one) if isinstance(node, ast.Name)}
+        names |= {argument.arg for argument in one.args.args}
+        for other in (functions[name] for name in names & functions.keys()):
+            # A value may have the name of a fixture of other tests.
+            fixture = any("fixture" in ast.unparse(mark) for mark in other.decorator_list)
+            if other not in found and (not fixture or other.name in {a.arg for a in one.args.args}):
+                found.append(other)
+                new.append(other)
+    return found
 
 
 def test_no_shipped_check_takes_the_link_of_a_node_for_eth0() -> None:
