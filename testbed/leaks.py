@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from testbed import files
-from testbed.errors import LabBusy, TestbedError
+from testbed.errors import LabBusy, LabError, MachineError, TestbedError, UsageError
 from testbed.labs.lab import Lab, Settings
 from testbed.labs.state import State
 from testbed.leftover import AGE, FIX, Judge, Leftover
@@ -79,8 +79,7 @@ class _Look(Judge):
         return found | {
             (lab, self.own)
             for one in settings.providers.values()
-            for lab in one.labs()
-            if _runs(one, lab)
+            for lab in _running(one, self._state)
         }
 
     def holder(self, lab: str, state: Path) -> str:
@@ -136,11 +135,23 @@ class _Look(Judge):
         return Leftover(kind, name, about, command, state=state, remove=remove)
 
 
+def _running(provider: Provider, state: State) -> list[str]:
+    """Return the labs of a provider of which a part runs.
+
+    A lab whose place does not answer may run, and so may each lab with a record if the provider
+    cannot tell its labs.
+    """
+    try:
+        there = provider.labs()
+    except (LabError, MachineError, UsageError):
+        return state.labs()
+    return [lab for lab in there if _runs(provider, lab)]
+
+
 def _runs(provider: Provider, lab: str) -> bool:
-    """Tell whether a part of a lab runs; a lab whose place does not answer may."""
     try:
         return bool(provider.nodes(lab) or provider.fabric(lab))
-    except TestbedError:
+    except (LabError, MachineError, UsageError):
         return True
 
 

@@ -7,12 +7,12 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from testbed.errors import LabError, NoSuchLab, NoSuchNode, UsageError
+from testbed.errors import LabError, NoSuchLab, NoSuchNode, TestbedError, UsageError
 from testbed.registry import PROVIDERS
 
 if TYPE_CHECKING:
@@ -55,9 +55,14 @@ def make_settings(
     found = settings(
         overrides=overrides, progress=tell_artifact, pull=pull, images_from=images_from, way=way
     )
-    for error in found.broken.values():
-        click.echo(f"testbed: {error.message}; its labs are not shown\n  -> {error.hint}", err=True)
+    tell_unseen(found.broken.values())
     return found
+
+
+def tell_unseen(errors: Iterable[TestbedError]) -> None:
+    """Print the reasons that labs of some providers are not seen."""
+    for error in errors:
+        click.echo(f"testbed: {error.message}; its labs are not shown\n  -> {error.hint}", err=True)
 
 
 @functools.cache
@@ -536,7 +541,6 @@ def _catalogue_meant(ctx: click.Context) -> Catalogue:
     """Return the catalogue of the options typed so far; an empty one if it has problems."""
     from testbed.claims.catalogue import Catalogue
     from testbed.claims.choose import choose
-    from testbed.errors import TestbedError
     from testbed.labs.state import State, folder
 
     try:
@@ -558,7 +562,6 @@ def given_catalogues(ctx: click.Context) -> tuple[str, ...]:
 
 
 def complete_nodes(ctx: click.Context, _param: Any, incomplete: str) -> list[str]:
-    from testbed.errors import TestbedError
     from testbed.settings import settings
 
     try:
@@ -572,7 +575,6 @@ def complete_nodes(ctx: click.Context, _param: Any, incomplete: str) -> list[str
 
 def complete_parts(ctx: click.Context, param: Any, incomplete: str) -> list[str]:
     """Complete NODE, NODE/CONTAINER and NODE/SERVICE."""
-    from testbed.errors import TestbedError
     from testbed.settings import settings
 
     try:
@@ -584,7 +586,6 @@ def complete_parts(ctx: click.Context, param: Any, incomplete: str) -> list[str]
 
 
 def complete_snapshots(ctx: click.Context, _param: Any, incomplete: str) -> list[str]:
-    from testbed.errors import TestbedError
     from testbed.labs.snapshots import found
     from testbed.settings import settings
 

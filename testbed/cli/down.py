@@ -39,7 +39,9 @@ def command(lab: str | None, everything: bool, quiet: bool) -> int:
         wanted = [common.lab_meant(settings, lab)]
     if not wanted and not quiet:
         click.echo("no lab is up")
-    worst = 0
+    unseen = [] if lab else list(settings.silent.values())
+    common.tell_unseen(unseen)
+    worst = max((error.exit_code for error in unseen), default=0)
     for one in wanted:
         began = time.monotonic()
         attached = one.attached

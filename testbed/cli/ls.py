@@ -25,6 +25,7 @@ def command(as_json: bool) -> None:
     settings = common.make_settings()
     rows: list[dict[str, Any]] = []
     records = {name: settings.state.read(name) for name in labs(settings)}
+    common.tell_unseen(settings.silent.values())
     for name, record in records.items():
         running = _running(settings, name, record)
         asked = len(record.topology.get("nodes", {})) if record else 0
@@ -65,25 +66,25 @@ def command(as_json: bool) -> None:
 
 def _snapshots(settings: Settings, name: str) -> list[str]:
     """Return the names of a lab's snapshots; none of a lab whose nodes do not answer."""
-    from testbed.errors import TestbedError
+    from testbed.errors import LabError, MachineError, UsageError
     from testbed.labs.lab import Lab
     from testbed.labs.snapshots import found
 
-    with contextlib.suppress(TestbedError):  # `status` tells
+    with contextlib.suppress(LabError, MachineError, UsageError):  # `status` tells
         return [one.name for one in found(Lab(name, settings))]
     return []
 
 
 def _running(settings: Settings, name: str, record: Record | None) -> int | None:
     """Return the number of running nodes; None if the place of a lab does not answer."""
-    from testbed.errors import TestbedError
+    from testbed.errors import LabError, MachineError, UsageError
     from testbed.labs.lab import Lab
 
     try:
         if record is None or not record.attached:
             return sum(len(p.nodes(name)) for p in settings.providers.values())
         return len(Lab(name, settings).remains().nodes)
-    except TestbedError:  # `status` tells
+    except (LabError, MachineError, UsageError):  # `status` tells
         return None
 
 

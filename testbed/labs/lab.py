@@ -12,7 +12,16 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from testbed import signals
-from testbed.errors import LabError, MachineError, NoSuchLab, NoSuchNode, StepsFailed, UsageError
+from testbed.errors import (
+    Interrupted,
+    LabError,
+    MachineError,
+    NoSuchLab,
+    NoSuchNode,
+    StepsFailed,
+    TestbedError,
+    UsageError,
+)
 from testbed.labs import base_steps, difference, offers, origin, packages, preflight
 from testbed.labs import plan as planning
 from testbed.labs import run as running
@@ -42,6 +51,8 @@ class Settings:
     #: Providers of other distributions that cannot be loaded, with the reason: their labs are
     #: not seen, and all others work as ever.
     broken: Mapping[str, MachineError] = field(default_factory=dict)
+    #: Providers that could not tell their labs to :func:`labs`, with the reason.
+    silent: dict[str, TestbedError] = field(default_factory=dict)
 
     @property
     def setup(self) -> Setup:
@@ -441,10 +452,21 @@ class Lab:
         if self.attached:  # its name may be that of a lab of another state folder
             self.settings.state.remove(self.name)
             return there
+        removed, silent = False, None
         for provider in self.settings.providers.values():
-            if self.name in provider.labs():
-                there = True
+            try:
+                has_it = self.name in provider.labs()
+            except Interrupted:
+                raise
+            except TestbedError as error:  # labs of the other providers can be removed
+                silent = error
+                continue
+            if has_it:
+                removed = True
                 provider.destroy(self.name)
+        if silent is not None and not removed:
+            raise silent  # it may be there
+        there = there or removed
         self.settings.state.remove(self.name)
         return there
 
@@ -602,8 +624,17 @@ def versions_of(store: Store, topology: Topology) -> dict[str, str]:
 
 
 def labs(settings: Settings) -> list[str]:
-    """Return every lab that has a record or a running node."""
+    """Return every lab that has a record or a running node.
+
+    Labs of a provider whose place does not answer are missing (:attr:`Settings.silent`).
+    """
     names = set(settings.state.labs())
-    for provider in settings.providers.values():
-        names |= set(provider.labs())
+    settings.silent.clear()
+    for name, provider in settings.providers.items():
+        try:
+            names |= set(provider.labs())
+        except Interrupted:
+            raise
+        except TestbedError as error:
+            settings.silent[name] = error
     return sorted(names)

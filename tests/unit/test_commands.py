@@ -27,6 +27,7 @@ from testbed.errors import Interrupted, LabError, NoSuchLab, UsageError
 from testbed.labs.lab import Lab
 from testbed.labs.run import Waiting
 from testbed.labs.state import Record
+from testbed.nodes.fake import FakeProvider
 from testbed.testing.provider import spec
 from testbed.topology import load, names
 
@@ -398,6 +399,31 @@ def test_a_mixed_lab_looked_at(
     with monkeypatch.context() as lost:
         lost.setattr(bench.provider, "nodes", nodes)
         assert "? of 2" in testbed("ls").out
+
+        def interrupted(lab: str) -> NoReturn:
+            del lab
+            raise Interrupted(2)
+
+        lost.setattr(bench.provider, "nodes", interrupted)
+        assert testbed("ls").status == 130
+
+    def labs() -> NoReturn:
+        raise LabError("the cluster does not answer", hint="start it")
+
+    away = FakeProvider(name="away")
+    bench.settings.providers = {"away": away, **bench.settings.providers}
+    monkeypatch.setattr(away, "labs", labs)
+    shown_too = testbed("ls")
+    assert (shown_too.status, "2 of 2" in shown_too.out) == (0, True)
+    assert "does not answer" in shown_too.err
+    assert testbed("down", "nowhere").status == 4, "it may be where nothing answers"
+    done = testbed("down", "--all")
+    assert (done.status, done.out.startswith("mixed: removed")) == (4, True)
+    assert "does not answer" in done.err
+    assert testbed("up", str(file), "-q").status == 0
+    assert testbed("down", "mixed").status == 0
+    bench.settings.providers = {k: v for k, v in bench.settings.providers.items() if k != "away"}
+    assert testbed("up", str(file), "-q").status == 0
     assert testbed("down").out.startswith("mixed: removed")
     file.write_text("name: mixed\nnodes: {a: {}, b: {}}\n")
     assert testbed("up", str(file), "-q").status == 0

@@ -112,6 +112,12 @@ def test_a_lab_whose_place_does_not_answer_may_be_live(
     monkeypatch.setattr(bench.provider, "nodes", nodes)
     assert look() == []
 
+    def labs() -> NoReturn:
+        raise LabError("the cluster does not answer")
+
+    monkeypatch.setattr(bench.provider, "labs", labs)
+    assert look() == []
+
 
 def test_leftovers_of_a_provider_are_reported(
     look: Look, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

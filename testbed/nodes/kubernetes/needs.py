@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from testbed.errors import TestbedError
+from testbed.errors import LabError, MachineError
 from testbed.nodes.kubernetes.cluster import INSTALL
 from testbed.requirement import Requirement, requirement
 
@@ -30,7 +30,7 @@ def _probe(cluster: Cluster, users: tuple[str, ...]) -> Iterator[Requirement]:
     yield requirement(name, version, users, ok=True)
     try:
         server = cluster.server
-    except TestbedError as error:
+    except (LabError, MachineError) as error:
         fix = error.hint or ""
         yield requirement("kubeconfig", error.message, users, ok=False, fix=fix)
         return
@@ -38,7 +38,7 @@ def _probe(cluster: Cluster, users: tuple[str, ...]) -> Iterator[Requirement]:
     try:
         version = str(cluster.ask("tell its version", "GET", "/version").get("gitVersion"))
         user = cluster.user()
-    except TestbedError as error:
+    except (LabError, MachineError) as error:
         fix = error.hint or ""
         yield requirement("Kubernetes API", error.message, users, ok=False, fix=fix)
         return
