@@ -100,7 +100,7 @@ def make(state: Path) -> KubernetesProvider:
 
 
 def left(cluster: Cluster, lab: str) -> list[str]:
-    """What the cluster has of a lab."""
+    """Objects of a lab in the cluster."""
     kinds = "namespaces,pods,jobs,roles,rolebindings,serviceaccounts"
     argv = ["get", kinds, "-A", "-l", f"{LABEL}={lab}", "-o", "name"]
     return cluster.kubectl(*argv).split()

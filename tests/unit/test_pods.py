@@ -186,6 +186,13 @@ def test_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.of({}).terms.idle == 3600
 
 
+@pytest.mark.parametrize("text", ["a/b", "..", "My-Space", "x" * 64, "a b", "-a"])
+def test_a_namespace_that_cannot_be(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        settings.of({"TESTBED_KUBE_NAMESPACE": text})
+    assert caught.value.where == "TESTBED_KUBE_NAMESPACE"
+
+
 @pytest.mark.parametrize("text", ["", "x", "8 h", "-1h", "1.5h", "0", "19", "1w", "8hh"])
 def test_a_time_that_is_none(text: str) -> None:
     with pytest.raises(UsageError):
@@ -260,6 +267,15 @@ def test_a_pods_own_interface_is_moved_aside() -> None:
         "route flush table main dev pod0",
     ]
     assert networks.aside(replace(own, name="pod0"), routes) == []
+
+
+def test_a_pod_needs_an_ipv4_address_which_need_not_be_its_first() -> None:
+    both = item(podIP="fd00::5", podIPs=[{"ip": "fd00::5"}, {"ip": "10.244.0.5"}])
+    assert pods.read(both).address == "10.244.0.5"
+    alone = pods.read(item(podIP="fd00::5", podIPs=[{"ip": "fd00::5"}])).address
+    links = [{"ifname": "eth0", "mtu": 1450, "addr_info": [{"local": "fd00::5"}]}]
+    with pytest.raises(LabError, match="IPv6"):
+        networks.underlay(alone, links)
 
 
 def test_a_pod_without_an_interface_of_its_own_is_refused() -> None:
@@ -1071,6 +1087,27 @@ def test_a_cut_connection_is_the_end(peer: Peer) -> None:
     assert one.recv(10) == b""
     with pytest.raises(OSError, match="closed"):
         one.send(b"x")
+
+
+def test_a_server_that_takes_nothing_is_lost(peer: Peer) -> None:
+    one = ExecChannel(peer.client, dead=0)
+    one._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+
+    def flood() -> None:
+        while True:
+            one.send(bytes(30_000))
+
+    with pytest.raises(OSError, match="takes nothing"):
+        flood()
+    assert one.recv(1) == b""
+
+
+def test_what_is_no_frame_is_an_error_of_the_connection(peer: Peer) -> None:
+    one = ExecChannel(peer.client)
+    peer.sock.sendall(b"HTTP/1.1 502 Bad Gateway\r\n\r\n" + b" " * 100)
+    with pytest.raises(OSError, match="rsv"):
+        one.recv(1)
+    assert one.errors
 
 
 def test_closing_wakes_whoever_receives(peer: Peer) -> None:

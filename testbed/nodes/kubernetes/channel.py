@@ -138,10 +138,17 @@ class ExecChannel:
             return
         self._heard = time.monotonic()
         self._arrived += data
-        with contextlib.suppress(_Incomplete):
+        from websocket import WebSocketException
+
+        try:
             while True:
                 frame = self._frames.recv_frame()
                 self._handle(frame.opcode, cast("bytes", frame.data))
+        except _Incomplete:
+            return
+        except WebSocketException as error:  # such as words of a proxy
+            self.errors += f"no frame of a websocket: {error}"
+            raise OSError(str(error)) from error
 
     def _take(self, size: int) -> bytes:
         """Return bytes that have arrived, for the parser of frames."""
@@ -192,17 +199,23 @@ class ExecChannel:
         while self._control:
             frame = self._control.popleft() + frame
         view = memoryview(frame)
+        moved = time.monotonic()
         while view:
             with self._using:
                 if self._closed or self._ended:
                     raise BrokenPipeError("the exec channel is closed")
                 try:
                     view = view[self._socket.send(view) :]
+                    moved = time.monotonic()
                     continue
                 except (ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError):
                     pass
                 except ssl.SSLError as error:
                     raise OSError(str(error)) from error
+            # Nobody may receive meanwhile, and find that the server is silent.
+            if time.monotonic() - moved > self._dead:
+                self._ended = True
+                raise OSError(f"the API server takes nothing for {self._dead:.0f} s")
             self._wait(select.POLLOUT, WAIT)
 
     # -- closing --------------------------------------------------------------

@@ -84,7 +84,15 @@ class Underlay:
 
 
 def underlay(address: str, links: Iterable[Mapping[str, Any]]) -> Underlay:
-    """Return the interface with the Pod's address.  ``links`` are of ``ip -j address``."""
+    """Return the interface with the Pod's address.  ``links`` are of ``ip -j address``.
+
+    Raises LabError for an IPv6 address, and for one of no interface.
+    """
+    if ":" in address:
+        raise LabError(
+            f"the cluster gives its Pods IPv6 addresses alone, such as {address}",
+            hint="use a cluster with IPv4 addresses for Pods",
+        )
     for link in links:
         if any(one.get("local") == address for one in link.get("addr_info", ())):
             return Underlay(link["ifname"], address, int(link["mtu"]))

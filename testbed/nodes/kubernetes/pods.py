@@ -54,7 +54,7 @@ def read(item: Mapping[str, Any]) -> Pod:
         node=(meta.get("labels") or {}).get(NODE, ""),
         digest=(meta.get("annotations") or {}).get(DIGEST, ""),
         worker=item.get("spec", {}).get("nodeName", ""),
-        address=status.get("podIP", ""),
+        address=_address(status),
         privileged=_privileged(item.get("spec", {}).get("containers") or ()),
         running=phase == "Running" and "running" in state and "deletionTimestamp" not in meta,
         waits=str(
@@ -66,6 +66,13 @@ def read(item: Mapping[str, Any]) -> Pod:
         unschedulable=unschedulable,
         ended=_end(phase, status, state, meta),
     )
+
+
+def _address(status: Mapping[str, Any]) -> str:
+    """Return a Pod's IPv4 address, which need not be its first one; else its IPv6 address."""
+    all_of_it = [str(one.get("ip", "")) for one in status.get("podIPs") or ()]
+    first = str(status.get("podIP", ""))
+    return next((one for one in (first, *all_of_it) if "." in one), first)
 
 
 def _privileged(containers: Iterable[Mapping[str, Any]]) -> bool:

@@ -11,6 +11,7 @@ from testbed.artifacts.node_image import NAME
 from testbed.errors import UsageError
 from testbed.nodes.kubernetes import CONTEXT
 from testbed.nodes.kubernetes.manifests import Terms
+from testbed.topology.keys import LABEL, LABEL_MAX
 
 NAMESPACE, IMAGE = "TESTBED_KUBE_NAMESPACE", "TESTBED_KUBE_IMAGE"
 KEEP_ALIVE = "TESTBED_KUBE_KEEP_ALIVE"
@@ -36,14 +37,21 @@ class Settings:
 
 
 def of(environment: Mapping[str, str] = os.environ) -> Settings:
-    """Return the settings of this user.  Raises UsageError for a time that is none."""
+    """Return the settings of this user.  Raises UsageError for a wrong time or namespace."""
     paths = environment.get("KUBECONFIG", "").split(os.pathsep)
     idle = seconds(environment.get(KEEP_ALIVE) or IDLE)
+    name = environment.get(NAMESPACE, "")
+    if name and (len(name) > LABEL_MAX or not re.fullmatch(LABEL, name)):
+        raise UsageError(
+            f"{name!r} is not the name of a namespace",
+            where=NAMESPACE,
+            hint="`kubectl get namespaces` lists them",
+        )
     return Settings(
         # A command in another folder is to find the same file.
         os.pathsep.join(os.path.abspath(path) for path in paths if path),  # noqa: PTH100  (a list)
         environment.get(CONTEXT, ""),
-        environment.get(NAMESPACE, ""),
+        name,
         environment.get(IMAGE) or NAME,
         Terms(idle, max(LONGEST, idle)),
     )
