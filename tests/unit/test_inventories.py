@@ -19,7 +19,7 @@ from testbed.labs.survey import RUNNING, survey
 from testbed.nodes import wiring
 from testbed.nodes.base import NodeSpec
 from testbed.nodes.fake import Answer, FakeProvider
-from testbed.nodes.openssh import ansible, inventories
+from testbed.nodes.openssh import ansible, client, inventories
 from testbed.nodes.openssh.provider import Machines
 from testbed.topology import keys, load_text
 from testbed.topology.load import load_data
@@ -259,6 +259,10 @@ def test_ansible_itself_is_asked_where_it_is(
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     monkeypatch.setattr(ansible, "which", lambda name: name)
     assert machines("anything") == {"a": {"address": "192.0.2.1"}, "b": {"address": "b"}}
+    # Under sudo it is run as the caller: an inventory may be a program.
+    program.write_text('#!/bin/sh\nprintf \'{"all": {"hosts": ["%s"]}}\' "$BY"\n')
+    monkeypatch.setattr(client, "as_caller", lambda: ["env", "BY=caller"])
+    assert [*machines("anything")] == ["caller"]
     # A path with a comma would be a list of hosts (-i of ansible-inventory).
     assert [*machines("[g]\nc\n", "/a,b/hosts")] == ["c"]
 

@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 
 from testbed.errors import UsageError
+from testbed.nodes.openssh import client
 from testbed.process import run, which
 
 SECTION = re.compile(r"\[([^:\]\s]+)(?::(hosts|vars|children))?\]\s*(?:#.*)?")
@@ -100,7 +101,8 @@ def _by_ansible(path: str) -> Mapping[str, Variables]:
     # It takes a path with a comma for a list of hosts.
     if "," in path or not which("ansible-inventory"):
         return {}
-    done = run(["ansible-inventory", "-i", path, "--list"], check=False)
+    # As the user: its configuration is theirs, and it runs an inventory that is a program.
+    done = run([*client.as_caller(), "ansible-inventory", "-i", path, "--list"], check=False)
     return {} if done.status else _of_yaml(done.out.decode())
 
 
