@@ -331,9 +331,9 @@ class StepsFailed(LabError):
             first, *rest = str(error).splitlines() or [type(error).__name__]
             lines += [f"{step}: {first}", *(f"  {line}" for line in rest)]
         super().__init__("\n".join(lines), hint=hint)
-        worst = [e.exit_code for _, e in self.failures if isinstance(e, MachineError)]
-        if worst and len(worst) == len(self.failures):
-            self.exit_code = MachineError.exit_code
+        for kind in (MachineError, UsageError):
+            if self.failures and all(isinstance(error, kind) for _, error in self.failures):
+                self.exit_code = kind.exit_code
 
 
 class CannotRun(LabError):

@@ -133,6 +133,8 @@ def test_problems_are_in_the_order_of_the_lines() -> None:
         ([MachineError("a"), MachineError("b")], 3),
         ([MachineError("a"), LabError("b")], 4),
         ([KeyError("a")], 4),
+        ([UsageError("a"), UsageError("b")], 2),
+        ([UsageError("a"), MachineError("b")], 4),
     ],
 )
 def test_steps_failed(failures: list[Exception], code: int) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from testbed.errors import LabError
+from testbed.errors import LabError, UsageError
 
 if TYPE_CHECKING:
     from testbed.topology.model import Topology
@@ -143,19 +143,19 @@ def number(network: str) -> int:
 
 
 def refuse(topology: Topology) -> None:
-    """Raise LabError for networks that cannot be had between Pods."""
+    """Raise UsageError for networks that are unsupported between Pods."""
     used: dict[int, str] = {}
     for name in topology.networks:
         other = used.setdefault(number(name), name)
         if other != name:
-            raise LabError(
+            raise UsageError(
                 f"the networks {other} and {name} have the same VXLAN identifier",
                 hint="give one of them another name",
             )
     for node in topology.nodes.values():
         if len(node.networks) != len(node.ports):
             twice = next(name for name in node.networks if len(node.on(name)) > 1)
-            raise LabError(
+            raise UsageError(
                 f"{node.name} has two ports on the network {twice}: a Pod has one VXLAN device for "
                 "each network",
                 hint="use the provider netns for this lab, or one port with two addresses",
