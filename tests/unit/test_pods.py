@@ -306,7 +306,7 @@ networks: {lan: {subnet: 10.50.0.0/24}}
 nodes:
   a: {networks: {lan: [{address: 10.50.0.2, name: x}, {address: 10.50.0.3, name: y}]}}
 """
-    with pytest.raises(LabError):
+    with pytest.raises(UsageError):
         networks.refuse(load_text(twice, "t.yaml"))
 
 
@@ -885,6 +885,10 @@ def test_a_lab_of_another_state_folder_is_not_taken(
     assert second.labs() == []
     monkeypatch.setenv(CONTEXT, "")
     assert second.labs() == ["two"]
+    second.create_fabric("two", topology)
+    monkeypatch.delenv(CONTEXT)
+    assert second.labs() == ["two"], "a lab that is used here is found later, too"
+    assert second._remembered.place("two") == first._remembered.place("two")
     second.destroy("two")
     assert api.objects == {}
 

@@ -25,8 +25,8 @@ STDIN, STDOUT, STDERR, STATUS = range(4)
 CHUNK = 32 * 1024  # bytes of a message
 READ = 64 * 1024
 WAIT = 0.25  # seconds between two looks whether the channel was closed meanwhile
-QUIET = 15.0  # seconds without a word of the server after which it is asked for one
-DEAD = 60.0  # seconds without a word of the server after which the connection is lost
+QUIET = 15.0  # seconds without data from the server after which it is pinged
+DEAD = 60.0  # seconds without data from the server after which the connection is lost
 
 
 class _Incomplete(Exception):
@@ -91,11 +91,11 @@ class ExecChannel:
         return data
 
     def _mind(self) -> None:
-        """Ask a silent server for a word, and give it up in the end."""
+        """Ping a silent server; end the connection if it stays silent."""
         now = time.monotonic()
         silent = now - self._heard
         if silent > self._dead:
-            self.errors += f"no word of the API server for {silent:.0f} s"
+            self.errors += f"the API server has sent nothing for {silent:.0f} s"
             self._ended = True
         elif silent > self._quiet and now - self._asked > self._quiet:
             from websocket import ABNF
@@ -147,7 +147,7 @@ class ExecChannel:
         except _Incomplete:
             return
         except WebSocketException as error:  # such as words of a proxy
-            self.errors += f"no frame of a websocket: {error}"
+            self.errors += f"the API server sent no valid websocket frame: {error}"
             raise OSError(str(error)) from error
 
     def _take(self, size: int) -> bytes:

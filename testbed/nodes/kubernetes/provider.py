@@ -12,6 +12,7 @@ import os
 import threading
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Self
 
@@ -178,6 +179,9 @@ class KubernetesProvider(Provider):
         self._topologies[lab] = topology
         site = self._site(lab)
         if site is not None and site.janitor():
+            if self._remembered.place(lab) is None:  # another machine has created it
+                place = replace(site.place, context=site.cluster.current())
+                self._remembered.keep(lab, place)
             for node in self.nodes(lab).values():
                 self._introduce(lab, topology, node)
             return
