@@ -197,7 +197,9 @@ class Lab:
             )
             if not (same or asked.replace):
                 raise self._is_another(record)
-            known = provider.nodes(self.name) if record else {}
+            before = record.topology["nodes"] if record else {}
+            there = provider.nodes(self.name)
+            known = {name: node for name, node in there.items() if name in before}
             context = Context(topology, provider, self.settings.store, known)
             no_alarm()  # from here on the run itself checks the timeout
             with signals.held() as held:

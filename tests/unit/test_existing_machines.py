@@ -454,6 +454,13 @@ def test_a_machine_that_cannot_be_reached_fails_up(racks: Settings, text: Topolo
     assert lab.attached
 
 
+def test_a_machine_that_the_file_has_got_since_is_new(racks: Settings, text: Topology) -> None:
+    lab = Lab("shop", racks)
+    lab.up(shop(LAB[: LAB.index("  web2")]))
+    changed = lab.up(text, replace=True).changed
+    assert [one.step.name for one in changed] == ["node web2"]
+
+
 def test_the_timeout_is_for_waiting_too(racks: Settings, text: Topology) -> None:
     with racks.state.lock("shop", "another up"), pytest.raises(TimeoutExpired):
         Lab("shop", racks).up(text, timeout=0.1)
