@@ -885,6 +885,10 @@ def test_a_lab_of_another_state_folder_is_not_taken(
     assert second.labs() == []
     monkeypatch.setenv(CONTEXT, "")
     assert second.labs() == ["two"]
+    record = tmp_path / "two" / "two.json"
+    record.parent.mkdir()
+    record.write_text("{}")
+    assert second.labs() == [], "the lab of this name here is one of another provider"
     second.create_fabric("two", topology)
     monkeypatch.delenv(CONTEXT)
     assert second.labs() == ["two"], "a lab that is used here is found later, too"

@@ -51,6 +51,7 @@ class KubernetesProvider(Provider):
 
     def __init__(self, setup: Setup) -> None:
         self._store = setup.store
+        self._state = setup.state
         self._remembered = Remembered(setup.state)
         self._topologies: dict[str, Topology] = {}  # of labs that are created or updated
         self._clusters: dict[tuple[str, str, float], Cluster] = {}
@@ -151,7 +152,10 @@ class KubernetesProvider(Provider):
         return {p.node: p.ended for p in site.pods().values() if p.ended} if site else {}
 
     def labs(self) -> list[str]:
-        return sorted({*self._remembered.labs(), *self._elsewhere()})
+        # A lab with a record and no place is one of another provider: `down` is not to remove
+        # the lab of this name that another machine has created.
+        others = {lab for lab in self._elsewhere() if not (self._state / f"{lab}.json").exists()}
+        return sorted({*self._remembered.labs(), *others})
 
     def fabric(self, lab: str) -> Node | None:
         del lab
