@@ -124,7 +124,10 @@ def pod(cluster: Cluster, lab: str, node: str) -> tuple[str, str]:
     return one["metadata"]["namespace"], one["metadata"]["name"]
 
 
-@pytest.mark.parametrize("privileged", [False, True], ids=["wired", "privileged"])
+@pytest.mark.parametrize(
+    "privileged",
+    [pytest.param(False, id="wired", marks=pytest.mark.long), pytest.param(True, id="privileged")],
+)
 class TestNode(NodeContract):
     """A Pod with few capabilities, and one that may do all: its machine has another network."""
 
@@ -292,7 +295,7 @@ def test_another_machine_finds_the_lab_by_what_is_in_the_cluster(
     assert done.returncode != 0
     assert "another state folder" in done.stderr
     there.env["TESTBED_KUBE_CONTEXT"] = ""
-    assert [one["lab"] for one in json.loads(there.must("ls", "--json").stdout)] == ["wired"]
+    assert "wired" in [one["lab"] for one in json.loads(there.must("ls", "--json").stdout)]
     there.must("down", "wired")
     assert gone(cluster, "wired")
     assert Remembered(there.state).labs() == []
