@@ -192,6 +192,7 @@ time.time = lambda: real() + next(jumps)
 """
 
 
+@pytest.mark.thorough
 def test_a_clock_that_jumps(bed: Bed, watch: Watch, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(JUMPING)
     bed.env["PYTHONPATH"] = str(tmp_path)

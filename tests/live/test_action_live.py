@@ -69,6 +69,7 @@ def state(runner: Runner) -> dict[str, str]:
     return {"TESTBED_STATE": runner.env["TESTBED_STATE"]}
 
 
+@pytest.mark.thorough
 @pytest.mark.seconds(12)
 @pytest.mark.parametrize(
     ("lost", "failed", "sign"),

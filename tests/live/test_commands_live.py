@@ -180,6 +180,7 @@ def test_exec_hands_on_streams_and_status(testbed: Testbed, tmp_path: Path) -> N
     assert "a, b" in missing.stderr
 
 
+@pytest.mark.thorough
 @pytest.mark.seconds(8)
 def test_streams_that_are_closed_or_full(testbed: Testbed, tmp_path: Path) -> None:
     """The command on the node gets /dev/null for what is closed, and never a file of ours."""

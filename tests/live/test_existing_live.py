@@ -327,6 +327,7 @@ def _changes() -> dict[str, str]:
     }
 
 
+@pytest.mark.thorough
 class TestContract(NodeContract):
     skips: ClassVar[Mapping[str, str]] = _changes()
 
@@ -335,6 +336,7 @@ class TestContract(NodeContract):
         return _machine(known, "node1")
 
 
+@pytest.mark.thorough
 class TestTerminals(TerminalContract):
     @pytest.fixture
     def node(self, known: There) -> Node:
