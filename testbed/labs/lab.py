@@ -476,7 +476,7 @@ class Lab:
 
     @property
     def attached(self) -> str:
-        """Where another tool runs the lab; empty for a lab that testbed has created."""
+        """The place where another tool runs the lab; empty for a lab that testbed has created."""
         record = self.settings.state.read(self.name)
         return record.attached if record else ""
 

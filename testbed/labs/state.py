@@ -61,7 +61,7 @@ class Record:
 
     @property
     def attached(self) -> str:
-        """Where the lab exists already; empty for a lab that testbed has created."""
+        """The place where the lab exists already; empty for a lab that testbed has created."""
         foreign = self.topology.get("foreign")
         if isinstance(foreign, dict):
             return str(foreign.get("attached") or "")

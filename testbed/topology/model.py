@@ -547,7 +547,7 @@ class Topology(Block):
 
     @property
     def attached(self) -> str:
-        """Where the lab exists already; empty for a lab that testbed creates."""
+        """The place where the lab exists already; empty for a lab that testbed creates."""
         return self.foreign.attached if self.foreign else registry.existing(self.providers)
 
     @property

@@ -79,7 +79,7 @@ exec /{INIT} machine'
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """How long a lab stays: seconds without use, and seconds in all."""
+    """Limits of the life of a lab: seconds without use, and seconds in all."""
 
     idle: int
     longest: int

@@ -23,7 +23,7 @@ UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Where new labs are created, and from which image.
+    """The cluster, namespace and image for new labs.
 
     ``kubeconfig`` and ``context`` are empty for kubectl's own choice, ``namespace`` is empty for a
     new one for each lab.

@@ -69,7 +69,7 @@ class Way(Block):
 
 @dataclass(frozen=True, slots=True)
 class WayToNode(Way):
-    """How ssh reaches one machine."""
+    """The way by which ssh reaches one machine."""
 
     about: ClassVar[str] = "How ssh reaches this machine."
 
@@ -82,7 +82,7 @@ class WayToNode(Way):
 
 @dataclass(frozen=True, slots=True)
 class WayToAll(Way, Section):
-    """How ssh reaches all machines; those of a node precede."""
+    """The way by which ssh reaches all machines; keys of a node precede."""
 
     role: ClassVar[str] = PROVIDER
     implied: ClassVar[bool] = False
