@@ -164,8 +164,9 @@ def test_machines_are_looked_at_and_forgotten(known: There) -> None:
     assert node2["links"][0]["ok"]
     assert known.testbed("exec", "-l", LAB, "node2", "hostname").out == "node2\n"
     assert known.testbed("exec", "-l", LAB, "node1/front", "hostname").status == 0
-    (known.folder / "file").write_text("content")
-    copied = known.testbed("cp", "-l", LAB, "file", "node2:/tmp/copied")
+    file = known.folder / "file"
+    file.write_text("content")
+    copied = known.testbed("cp", "-l", LAB, str(file), "node2:/tmp/copied")
     assert copied.status == 0, copied.err
     assert known.lab.node("node2").get("/tmp/copied") == b"content"
     drawn = known.testbed("graph", LAB).out
