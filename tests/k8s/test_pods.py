@@ -301,6 +301,7 @@ def test_another_machine_finds_the_lab_by_what_is_in_the_cluster(
     assert Remembered(there.state).labs() == []
 
 
+@pytest.mark.long  # the API server ends its streams for a minute
 def test_the_api_server_restarts(cluster: Cluster, bed: Bed, tmp_path: Path) -> None:
     file = write(tmp_path, WIRED)
     bed.must("up", file)
