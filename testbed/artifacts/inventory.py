@@ -195,7 +195,21 @@ INGRESS: Mapping[str, Source] = {
     ),
 }  # fmt: skip
 
-#: Docker Engine 28, for labs that ask for it. Its other parts are those of 29.
+
+def _docker_client(release: str, language: str) -> GoModule:
+    """Return the docker client of a release; ``language`` is from its vendor.mod."""
+    module = f"docker-cli-{release.partition('.')[0]}"
+    return GoModule(
+        module=module,
+        packages={"docker": "github.com/docker/cli/cmd/docker"},
+        main="github.com/docker/cli",
+        stamp=("github.com/docker/cli/cli/version.Version",),
+        release=release,
+        language=language,  # Go does not read vendor.mod
+    )
+
+
+#: Docker Engine 28, for labs that ask for it; its runc is that of 29.
 ENGINE_28: Mapping[str, Source] = {
     "docker-28": GoModule(
         module="docker-28",
@@ -209,14 +223,7 @@ ENGINE_28: Mapping[str, Source] = {
         tags=("exclude_graphdriver_btrfs",),  # else btrfs headers are required
         language="go1.24",  # vendor.mod says so, which Go does not read
     ),
-    "docker-cli-28": GoModule(
-        module="docker-cli-28",
-        packages={"docker": "github.com/docker/cli/cmd/docker"},
-        main="github.com/docker/cli",
-        stamp=("github.com/docker/cli/cli/version.Version",),
-        release="28.5.2",
-        language="go1.23",  # vendor.mod says so, which Go does not read
-    ),
+    "docker-cli-28": _docker_client("28.5.2", language="go1.23"),
 }
 
 COMPOSE: Mapping[str, Source] = {
@@ -304,14 +311,7 @@ INVENTORY = Inventory(
             release="29.8.1",
             tags=("exclude_graphdriver_btrfs",),  # else btrfs headers are required
         ),
-        "docker-cli-29": GoModule(
-            module="docker-cli-29",
-            packages={"docker": "github.com/docker/cli/cmd/docker"},
-            main="github.com/docker/cli",
-            stamp=("github.com/docker/cli/cli/version.Version",),
-            release="29.8.1",
-            language="go1.26",  # vendor.mod says so, which Go does not read
-        ),
+        "docker-cli-29": _docker_client("29.8.1", language="go1.26"),
         # Debian's runc lacks the time namespaces that engine 29 asks for.
         "runc-1.5": GoModule(
             module="runc-1.5",

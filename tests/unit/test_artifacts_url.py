@@ -226,20 +226,26 @@ def test_a_connection_that_breaks_always_at_the_same_place(server: Server, job: 
     assert len(server.requests) == ATTEMPTS
 
 
+def cancelled_at(job: Job, words: str) -> tuple[Job, list[str]]:
+    """The job, cancelled once it says something that begins so, and all that it has said."""
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        if line.startswith(words):
+            job.cancel.set()
+
+    return dataclasses.replace(job, say=say), said
+
+
 def test_an_unpacked_member_has_a_rate_and_can_be_cancelled(
     server: Server, job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("testbed.artifacts.fetch.TELL", 0.0)
-    said: list[str] = []
-
-    def say(words: str) -> None:
-        said.append(words)
-        if words.startswith("unpack tool, "):
-            job.cancel.set()
-
+    telling, said = cancelled_at(job, "unpack tool, ")
     url, digest = server.put(archive({"tool": bytes(4 << 20)}))
     with pytest.raises(Interrupted):
-        Download(url, digest, "bin/tool", "tool").fill(dataclasses.replace(job, say=say))
+        Download(url, digest, "bin/tool", "tool").fill(telling)
     assert said[-1].startswith("unpack tool, 1.0 MiB of 4.0 MiB, ")
 
 
@@ -268,16 +274,10 @@ def test_bytes_and_rate_are_told_and_the_wait_too(
     server: Server, job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("testbed.artifacts.fetch.TELL", 0.0)
-    said: list[str] = []
-
-    def say(words: str) -> None:
-        said.append(words)
-        if words.startswith("download, 2.0 MiB of 4.0 MiB, 0 bytes/s"):
-            job.cancel.set()
-
+    telling, said = cancelled_at(job, "download, 2.0 MiB of 4.0 MiB, 0 bytes/s")
     url, digest = server.put(bytes(4 << 20), stalls=True)
     with pytest.raises(Interrupted):
-        Download(url, digest, "bin/tool").fill(dataclasses.replace(job, say=say))
+        Download(url, digest, "bin/tool").fill(telling)
     told = [words for words in said if words.startswith("download, 2.0 MiB of 4.0 MiB")]
     assert all(words.endswith("/s") for words in said)
     assert told[-1].endswith(", 0 bytes/s")

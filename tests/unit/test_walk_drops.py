@@ -204,7 +204,7 @@ OTHERS = ip("10.0.0.2", "10.2.0.3", echo(number=4711))
 
 
 def test_drops_are_those_of_the_request_in_whatever_carries_it() -> None:
-    """What follows the packet in the kernel's memory is kept with it."""
+    """The octets that follow the packet in the kernel's memory are kept with it."""
     given: list[Any] = [
         (1, 2, "NO_SOCKET", "", PACKET + bytes(40)), (1, 2, "XDP", "", WRAPPED + bytes(9)),
         (1, 2, "NO_SOCKET", "", OTHERS), (1, 2, "NO_SOCKET", "", b""),
