@@ -45,10 +45,15 @@ def _look_at(topology: Topology, name: str) -> Step:
     return Step(node_step(name), about, (), act=act)
 
 
+def system_of(machine: Node) -> list[str]:
+    """Return the distribution of a machine, if it is known, and its kernel, in words."""
+    release, *names = machine.run(["sh", "-c", SYSTEM]).stdout.splitlines()
+    return [*filter(None, names), f"kernel {release}"]
+
+
 def seen_on(topology: Topology, machine: Node) -> str:
     """Return a machine's system in words, and how it differs from its topology."""
-    release, *names = machine.run(["sh", "-c", SYSTEM]).stdout.splitlines()
-    words = [*filter(None, names), f"kernel {release}"]
+    words = system_of(machine)
     expected = expected_services(topology, machine.name)
     there = machine.services() if expected else {}
     if running := [name for name in expected if name in there]:

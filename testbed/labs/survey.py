@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from testbed.errors import TestbedError, TopologyError, UsageError
-from testbed.labs.existing import SYSTEM
+from testbed.labs.existing import system_of
 from testbed.limits import FILES_PER_NODE, at_once
 from testbed.nodes import wiring
 from testbed.registry import PROVIDERS, ROLES
@@ -139,8 +139,7 @@ def _label(text: str, most: int) -> str:
 def _look(node: Node) -> Found:
     found = Found()
     try:
-        release, *names = node.run(["sh", "-c", SYSTEM]).stdout.splitlines()
-        found.words += [*filter(None, names), f"kernel {release}"]
+        found.words += system_of(node)
         seen = wiring.look(node.network)
         found.way = next((one.device for one in seen.routes if one.destination == "default"), "")
         found.addresses = [
