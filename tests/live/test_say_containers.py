@@ -171,6 +171,9 @@ def test_options_are_those_of_the_file(live: LiveLab) -> None:
     assert "10.0.0.5\tdb.example" in said(live, "one", "cat", "/etc/hosts")
     assert said(live, "one", "cat", "/proc/1/comm") == "docker-init\n"
     found = live.engine("old").inspect_raw("one")
+    # Docker takes the beginning of an ID for its container, if no other has that name.
+    assert live.engine("old").inspect_raw(found["Id"][:6])["Id"] == found["Id"]
+    assert live.engine("old").find(found["Id"][:6]) is None
     assert found["HostConfig"]["PidsLimit"] == 50
     assert said(live, "one", "sh", "-c", "cat /sys/fs/cgroup/pids.max "
                 "/sys/fs/cgroup/pids/pids.max 2> /dev/null | head -1") == "50\n"  # fmt: skip

@@ -238,9 +238,21 @@ def test_one_that_is_not_there_is_none() -> None:
         made.find("web")
 
 
+def test_a_name_is_not_the_beginning_of_an_id() -> None:
+    made, api = engine()
+    api.answers["inspect_container"] = INSPECTED
+    assert made.find("web") == made.inspect("web")
+    assert made.find("ff") is None  # INSPECTED's id begins so
+    api.answers["inspect_image"] = {"Id": "sha256:1"}
+    made.image_id("cafe")
+    assert api.of("inspect_image") == (("docker.io/library/cafe:latest",), {})
+
+
 def test_an_image_is_known_by_its_id() -> None:
     made, api = engine()
     api.answers["inspect_image"] = {"Id": "sha256:1"}
+    assert made.image_id("sha256:1") == "sha256:1"
+    assert api.of("inspect_image") == (("sha256:1",), {})
     assert made.image_id("nginx") == "sha256:1"
     assert made.has_image("nginx")
     api.answers["inspect_image"] = docker.errors.ImageNotFound("no such image")

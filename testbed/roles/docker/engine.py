@@ -250,8 +250,10 @@ class Engine:
         """
         import docker.errors
 
+        # A name of hexadecimal digits without a tag might be taken for the beginning of an ID.
+        one = name if name.startswith("sha256:") else full_name(local_name(name))
         try:
-            return self.reading("look for an image", self._inspect_image, local_name(name))
+            return self.reading("look for an image", self._inspect_image, one)
         except LabError as error:
             if isinstance(error.__cause__, docker.errors.NotFound):
                 return ""
@@ -315,15 +317,20 @@ class Engine:
         return {name: self.inspect(name) for name in sorted(self.names())}
 
     def find(self, container: str) -> ContainerState | None:
-        """Return the container of that name, or None."""
+        """Return the container of exactly that name, or None.
+
+        If no container has the name, Docker takes it for the beginning of an ID: ``d1`` may find
+        any container (Engine API, ``GET /containers/{id}/json``).
+        """
         import docker.errors
 
         try:
-            return self.inspect(container)
+            found = self.inspect(container)
         except LabError as error:
             if isinstance(error.__cause__, docker.errors.NotFound):
                 return None
             raise
+        return found if found.name == container else None
 
     def inspect_raw(self, container: str) -> dict[str, Any]:
         """Return the response to ``GET /containers/{id}/json``."""
