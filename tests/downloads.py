@@ -169,7 +169,7 @@ def serving(tls: ssl.SSLContext | None = None) -> Iterator[Server]:
         if tls:
             http.socket = tls.wrap_socket(http.socket, server_side=True)
         http.daemon_threads = True
-        threading.Thread(target=http.serve_forever, args=(0.05,), daemon=True).start()
+        threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True).start()
         try:
             yield web
         finally:

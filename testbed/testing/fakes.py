@@ -412,6 +412,7 @@ class Bench:
         for empty in ("refuse", "turns", "written"):
             patch.setattr(FakeEngine, empty, {})
         patch.setattr("testbed.roles.docker.settle.MOMENT", 0.0)
+        patch.setattr("testbed.labs.program_steps.MOMENT", 0.0)
         for module in ("compose", "containers", "daemon", "images", "network_steps", "settle"):
             patch.setattr(f"testbed.roles.docker.{module}.Engine", FakeEngine)
         patch.setattr("testbed.roles.docker.daemon.preload", lambda: None)

@@ -414,6 +414,7 @@ def api() -> Iterator[Api]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # or each answer's second part waits for 40 ms
 
         def reply(self) -> None:
             size = int(self.headers.get("Content-Length") or 0)
