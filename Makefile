@@ -52,7 +52,7 @@ test-all: docs test thorough test-k8s test-vm  ## everything, in its long form (
 lint: $(VENV)/ready  ## style, format, types, layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/mypy --cache-dir $${XDG_CACHE_HOME:-$$HOME/.cache}/testbed-mypy
 	$(BIN)/lint-imports
 
 unit: $(VENV)/ready  ## tests that need no root
