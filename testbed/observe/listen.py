@@ -31,7 +31,6 @@ PROGRAM = "tcpdump"
 HOLD = 0.003  # seconds in which packets of several sockets are put in order
 START = 60.0  # for a program on a node; long, for a busy machine
 GONE = "it has ended"
-LOOK = 0.25  # seconds from one look for namespaces that have gone to the next
 #: Numbers of packets in linux/if_packet.h.
 KINDS: tuple[Reach, ...] = ("unicast", "broadcast", "multicast", "promiscuous", "")
 
@@ -169,7 +168,7 @@ class Listening:
                 poll.register(one.source, select.POLLIN)
         for number in also:
             poll.register(number, 0)
-        poll.poll(min(timeout, HOLD if self._held else timeout, LOOK) * 1000)
+        poll.poll(min(timeout, HOLD if self._held else timeout, taps.LOOK) * 1000)
         edge = time.time_ns() - int(HOLD * 1e9)
         self._gather()
         far = [seen for one in self._far for seen in one.read()]
@@ -200,7 +199,7 @@ class Listening:
             if not one.open:
                 for place in one.places:
                     self.ended.setdefault(place.word, one.why or GONE)
-        if time.monotonic() - self._looked < LOOK:
+        if time.monotonic() - self._looked < taps.LOOK:
             return
         self._looked = time.monotonic()
         for place, tap in [*self._near]:

@@ -34,6 +34,7 @@ OUTGOING = 4  # PACKET_OUTGOING
 ETHERNET = (1, 772)  # ARPHRD_ETHER and ARPHRD_LOOPBACK have a frame's header, linux/if_arp.h
 HARDWARE = 0xFFFFF000 + 28  # SKF_AD_OFF + SKF_AD_HATYPE, linux/filter.h
 BUFFER = 1 << 24  # octets
+LOOK = 0.25  # seconds from one look for namespaces that have gone to the next
 FRAME = 1 << 18  # octets; a segment that is not split yet may have more than 64 KiB
 LOAD, JUMP_EQUAL, RETURN = 0x20, 0x15, 0x06  # opcodes of bpf(4)
 
@@ -66,7 +67,10 @@ def enter(path: str) -> None:
 
 
 def inside(path: str, work: Any) -> Any:
-    """Call a function in a thread of its own, in the network namespace of a path."""
+    """Call a function in a thread of its own, in the network namespace of a path.
+
+    Raises FileNotFoundError if the path does not exist, or has gone before the function ended.
+    """
     found: list[Any] = []
     failed: list[BaseException] = []
 
@@ -79,7 +83,10 @@ def inside(path: str, work: Any) -> Any:
 
     thread = threading.Thread(target=there, daemon=True)  # Ctrl-C does not wait for it
     thread.start()
-    thread.join()
+    while thread.is_alive():
+        thread.join(LOOK)
+        if thread.is_alive() and not os.path.exists(path):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
     if failed:
         raise failed[0]
     return found[0]

@@ -179,7 +179,11 @@ class _Run:
             "seconds": request.seconds * max(node.slowness for node in self.lab.nodes.values()),
         }
         if post.path:
-            found: dict[str, Any] = taps.inside(post.path, lambda: sender.send(given))
+            try:
+                found: dict[str, Any] = taps.inside(post.path, lambda: sender.send(given))
+            except FileNotFoundError as error:
+                words = f"{post.name} has gone, and with it what it sent"
+                raise LabError(words, hint="`testbed status` shows what runs") from error
             return found
         argv = [*taps.INTERPRETER, program("send"), json.dumps(given)]
         result = run(self.lab, post, argv)
