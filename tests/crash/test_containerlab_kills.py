@@ -25,6 +25,7 @@ def killed_after(bed: Bed, steps: int) -> None:
     ended_as(slow.end(signal.SIGKILL), signal.SIGKILL, slow.err.decode())
 
 
+@pytest.mark.thorough
 @pytest.mark.seconds(15)
 def test_up_is_killed_at_every_step(bed: Bed, watch: Watch, count: Count) -> None:
     """The next ``down`` leaves nothing, and the next ``up`` makes the lab whole."""

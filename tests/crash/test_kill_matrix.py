@@ -79,6 +79,7 @@ def test_down_after_up_was_ended_at_every_boundary(bed: Bed, watch: Watch, count
     assert wanted == set(names), "no point may be skipped"
 
 
+@pytest.mark.thorough
 @pytest.mark.seconds(10)
 def test_up_again_after_up_was_killed_at_every_boundary(
     bed: Bed, watch: Watch, count: Count

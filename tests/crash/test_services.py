@@ -138,7 +138,10 @@ def test_each_and_each_pair(bed: Bed, watch: Watch, count: Count) -> None:
     watch.check()
 
 
-@pytest.mark.parametrize("backend", ["vxlan", "host-gw", "udp"])
+@pytest.mark.parametrize(
+    "backend",
+    ["vxlan", *(pytest.param(one, marks=pytest.mark.thorough) for one in ("host-gw", "udp"))],
+)
 def test_traffic_without_flanneld(bed: Bed, watch: Watch, backend: str) -> None:
     """The kernel carries what flanneld has set up; only with udp it is in the way itself."""
     bed.must("up", LAB, "-q", "--backend", backend)

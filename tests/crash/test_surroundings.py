@@ -145,6 +145,7 @@ def test_few_processes(bed: Bed, watch: Watch, processes: int) -> None:
     watch.check()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("share", [0.2, 0.05] if LONG else [0.4])
 def test_a_very_slow_machine(bed: Bed, watch: Watch, tmp_path: Path, share: float) -> None:
     """So much of a CPU for testbed, and as much for the node that has the daemons."""

@@ -225,6 +225,7 @@ def test_up_restores_links_and_addresses(folder: Path) -> None:
     assert status(lab.context()).ok
 
 
+@pytest.mark.thorough
 def test_faults_of_links(folder: Path) -> None:
     file = folder / "faults.clab.yml"
     file.write_text(FAULTS)

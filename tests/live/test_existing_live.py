@@ -266,6 +266,7 @@ def test_a_machine_that_refuses_the_connection_is_told(known: There) -> None:
     assert "node2 cannot be reached" in said.err
 
 
+@pytest.mark.thorough
 @pytest.mark.seconds(10)
 def test_a_user_who_is_not_root_has_sudo(known: There) -> None:
     text = FILE.replace("address: 10.59.0.", "user: ops, address: 10.59.0.")
@@ -286,6 +287,7 @@ def test_a_user_who_is_not_root_has_sudo(known: There) -> None:
         known.lab.node("node2").run(["rm", rules])
 
 
+@pytest.mark.thorough
 @pytest.mark.seconds(20)
 def test_a_machine_that_goes_and_comes_is_seen(up: There) -> None:
     node = up.lab.node("node2")

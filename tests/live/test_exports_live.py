@@ -133,6 +133,7 @@ def test_ansible_reaches_all_nodes(lab: Lab, tmp_path: Path) -> None:
     assert (folder / "got" / "hostname").read_text() == "plain\n"
 
 
+@pytest.mark.thorough
 @pytest.mark.seconds(20)
 def test_compose_starts_the_lab(lab: Lab, tmp_path: Path, odd: str) -> None:
     folder = exported(tmp_path, odd, "compose")
@@ -165,7 +166,7 @@ def test_compose_starts_the_lab(lab: Lab, tmp_path: Path, odd: str) -> None:
 
 
 @pytest.mark.seconds(15)
-@pytest.mark.parametrize("what", ["two-node", ""])
+@pytest.mark.parametrize("what", [pytest.param("two-node", marks=pytest.mark.thorough), ""])
 def test_containerlab_deploys_the_lab(lab: Lab, tmp_path: Path, odd: str, what: str) -> None:
     folder = exported(tmp_path, what or odd, "containerlab")
     store, box = settings().store, lab.node("box")

@@ -131,6 +131,7 @@ def test_by_the_name_that_the_topology_gives(plain: Commands) -> None:
     assert plain.comes_to_answer("a", B)
 
 
+@pytest.mark.thorough
 def test_frames_are_lost_by_chance(plain: Commands) -> None:
     plain("fault", "loss", "a:b", "50%")
     # A quarter comes back, of 200: none or all has a chance of less than one in 10**20.

@@ -48,7 +48,7 @@ def layer(tree: Path, *more: str) -> bytes:
     return run(argv).out
 
 
-@pytest.mark.parametrize("engine", ["20.10", "29"])
+@pytest.mark.parametrize("engine", [pytest.param("20.10", marks=pytest.mark.thorough), "29"])
 def test_a_layer_with_every_kind_of_file(tmp_path: Path, cache: Path, engine: str) -> None:
     below, tree = tmp_path / "below", tmp_path / "tree"
     (below / "kinds" / "opaque").mkdir(parents=True)

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from testbed.labs.lab import Lab
 
 
-@pytest.fixture(scope="module", params=["netns", "containerlab"])
+@pytest.fixture(
+    scope="module",
+    params=["netns", pytest.param("containerlab", marks=pytest.mark.thorough)],
+)
 def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     topology = load_text(text(request.param, "rate: 20mbit"), f"{request.param}.yaml")
     yield from brought_up(topology, tmp_path_factory.mktemp("state"))

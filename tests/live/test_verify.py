@@ -170,6 +170,7 @@ def test_ctrl_c_in_the_middle_writes_what_there_is_and_the_rest_can_be_run(tmp_p
     assert (done.returncode, done.stdout) == (0, "nothing failed in the last run\n")
 
 
+@pytest.mark.thorough
 @pytest.mark.seconds(10)
 def test_a_lab_process_that_is_killed_leaves_nothing_and_the_others_go_on(tmp_path: Path) -> None:
     data = tmp_path / "all.json"

@@ -245,6 +245,7 @@ def triangle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveLab]:
     yield from up("ospf-triangle", tmp_path_factory.mktemp("triangle"), name="walk-triangle")
 
 
+@pytest.mark.thorough
 def test_a_walk_follows_the_choice_of_ospf(triangle: LiveLab) -> None:
     """Each direction by itself: the other router does not know a cost that one sets for sending."""
     router1, router2 = triangle.node("router1"), triangle.node("router2")

@@ -162,6 +162,7 @@ def test_anothers_provider_is_known_everywhere(extended: Installed) -> None:
     assert extended("testbed", "ls", "--json").strip() == "[]"
 
 
+@pytest.mark.thorough
 def test_anothers_provider_and_role_keep_the_contracts(extended: Installed) -> None:
     """The provider's machines are in memory; the role is tried on real nodes, too."""
     summary = extended("python", "-m", "pytest", "-rs", "test_rack.py", "test_role.py")
