@@ -76,7 +76,8 @@ def target_of(
     for service in inventory.services:
         if word in {service.name, service.name.rpartition("/")[2]}:
             return _service(service, word, family)
-    if address := resolve(word):
+    # A name with a slash is a mistyped place: a resolver without a server would be waited for.
+    if "/" not in word and (address := resolve(word)):
         if _is_mapped(address):
             raise LabError(f"{word} has no address of IPv6", hint="leave out -6")
         owner = _owner(inventory, address)

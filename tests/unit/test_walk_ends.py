@@ -97,6 +97,12 @@ def test_a_name_is_asked_of_the_source() -> None:
         target_of(INVENTORY, "shop.invalid", source, 4, nothing)
 
 
+def test_a_mistyped_place_is_not_resolved() -> None:
+    source = source_of(INVENTORY, "web")
+    with pytest.raises(UsageError):
+        target_of(INVENTORY, "node2/contaner-2", source, 4, pytest.fail)
+
+
 def test_a_name_with_an_address_of_ipv4_alone_is_no_target_of_ipv6() -> None:
     """getaddrinfo(3) gives a mapped address then, to which a socket sends IPv4."""
     with pytest.raises(LabError) as error:
