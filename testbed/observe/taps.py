@@ -85,7 +85,7 @@ def inside(path: str, work: Any) -> Any:
     thread.start()
     while thread.is_alive():
         thread.join(LOOK)
-        if thread.is_alive() and not os.path.exists(path):
+        if thread.is_alive() and not os.access(path, os.F_OK):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
     if failed:
         raise failed[0]
