@@ -226,6 +226,10 @@ def set_up(topology: Topology, node: Node, first: Iterable[str] = ()) -> None:
     ``first`` are lines for ``ip -batch`` to run before the others.
     """
     lines = list(first)
+    if six := settings6(topology, node.name):  # before the links are up
+        _batch(node, lines)
+        _set(node, six)
+        lines = []
     for port in topology.nodes[node.name].ports:
         lines += lines_of(port)
     gateway = topology.gateway_of(node.name)
@@ -233,7 +237,7 @@ def set_up(topology: Topology, node: Node, first: Iterable[str] = ()) -> None:
         lines.append(f"route add default via {gateway}")
     _batch(node, [*lines, *_default6(topology, node.name)])
     _shape(node, topology.nodes[node.name].ports)
-    _set(node, {**settings(topology, node.name), **settings6(topology, node.name)})
+    _set(node, settings(topology, node.name))
     node.put(f"{node.name}\n".encode(), "/etc/hostname")
     if resolver := topology.resolver(node.name):
         node.put(f"nameserver {resolver}\n".encode(), "/etc/resolv.conf")
@@ -264,10 +268,12 @@ def restore(
                 lines.append(_add(address, name))
     if differing:  # the route is lost with its link, even while restoring it
         lines += default_route(topology, node.name)
+    six = settings6(topology, node.name)
+    _set(node, six, where_known=True)  # before the links are up
     _batch(node, lines)
     ports = topology.nodes[node.name].ports
     _shape(node, [ports[index] for index in sorted(indexes)])
-    _set(node, {**settings(topology, node.name), **settings6(topology, node.name)})
+    _set(node, {**settings(topology, node.name), **six})  # a link has none with an MTU below 1280
 
 
 def queue_of(port: Port) -> str:
@@ -304,9 +310,14 @@ def _default6(topology: Topology, node: str) -> list[str]:
 
 
 def settings6(topology: Topology, node: str) -> dict[str, str]:
-    """Return the settings of a node with IPv6 addresses: they are the file's alone."""
+    """Return the settings of a node with IPv6 addresses: they are the file's alone.
+
+    Without a look for duplicates (RFC 4862, section 5.4) a link-local address is usable at once:
+    a router asks for neighbours with it, and could forward nothing for up to two seconds.
+    """
     ports = [port for port in topology.nodes[node].ports if port.interfaces6]
-    found = {f"net/ipv6/conf/{port.name}/accept_ra": "0" for port in ports}
+    off = ("accept_ra", "accept_dad")
+    found = {f"net/ipv6/conf/{port.name}/{name}": "0" for port in ports for name in off}
     if ports and topology.nodes[node].gateway:
         found["net/ipv6/conf/all/forwarding"] = "1"
     return found
@@ -329,7 +340,8 @@ def _batch(node: Node, lines: Sequence[str]) -> None:
         node.network.run(["ip", "-batch", "-"], input="\n".join(lines).encode())
 
 
-def _set(node: Node, values: Mapping[str, str]) -> None:
+def _set(node: Node, values: Mapping[str, str], *, where_known: bool = False) -> None:
+    """Set kernel settings; with ``where_known`` pass over those that are not there."""
     if values:
         pairs = [f"{name}={value}" for name, value in values.items()]
-        node.network.run(["sysctl", "-q", "-w", *pairs])
+        node.network.run(["sysctl", *(["-e"] if where_known else []), "-q", "-w", *pairs])

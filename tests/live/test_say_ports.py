@@ -92,7 +92,8 @@ def test_ports_are_as_the_file_says(live: LiveLab) -> None:
     for address in ("fd00:1::2", "fd00:9::1"):
         assert reaches(live, "r1", address)
     assert reaches(live, "r1", "r2", "-6")
-    assert live.node("r1").get("/proc/sys/net/ipv6/conf/eth0/accept_ra") == b"0\n"
+    for name in ("accept_ra", "accept_dad"):
+        assert live.node("r1").get(f"/proc/sys/net/ipv6/conf/eth0/{name}") == b"0\n"
     assert reaches(live, "r1", "10.0.0.1", "-s", "8972", "-M", "do")  # 9000 with both headers
 
 

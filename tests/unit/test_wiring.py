@@ -44,7 +44,7 @@ class Links:
     gateway: str = ""
     forwarding: str = "0"
     gateway6: str = ""
-    six: list[str] = field(default_factory=list)
+    six: dict[str, str] = field(default_factory=dict)  #: each setting with the link's state then
     asked: list[str] = field(default_factory=list)
 
     def ip(self, call: Call) -> Answer:
@@ -87,9 +87,13 @@ class Links:
                 link[word] = int(words.pop(0)) if word == "mtu" else words.pop(0)
 
     def sysctl(self, call: Call) -> Answer:
-        assert call.words[:3] == ("sysctl", "-q", "-w")
-        self.six = [word for word in call.words[3:] if word.startswith("net/ipv6/")]
-        if four := [*call.words[3 : len(call.words) - len(self.six)]]:
+        words = [word for word in call.words if word != "-e"]
+        assert words[:3] == ["sysctl", "-q", "-w"]
+        six = [word for word in words[3:] if word.startswith("net/ipv6/")]
+        for word in six:
+            name = word.split("/")[3]
+            self.six[word.partition("=")[0]] = "up" if self.links[name]["flags"] else "down"
+        if four := [word for word in words[3:] if word not in six]:
             assert four == [f"{FORWARDING}=1"]
             self.forwarding = "1"
         return Answer()
@@ -355,7 +359,10 @@ def test_addresses_of_both_families_are_set_seen_and_restored() -> None:
     wiring.set_up(SIX, node)
     assert links.links["eth0"]["addresses"] == ["10.1.0.2/24", "fd00:1::2/64"]
     assert (links.gateway, links.gateway6) == ("10.1.0.1", "fd00:1::1 eth0")
-    assert links.six == ["net/ipv6/conf/eth0/accept_ra=0"]
+    # A link that is up has begun to look for duplicates.
+    assert links.six == dict.fromkeys(
+        ("net/ipv6/conf/eth0/accept_ra", "net/ipv6/conf/eth0/accept_dad"), "down"
+    )
     assert differences(node, SIX) == []
     links.links["eth0"]["addresses"].pop()
     found = differences(node, SIX)
