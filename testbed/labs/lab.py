@@ -190,13 +190,13 @@ class Lab:
         with state.lock(self.name, f"up {self.name}", waiting=waits(asked.watch)):
             record = state.read(self.name)
             if self.name in labs(self.settings) and not (record and record.attached):
-                raise self._is_another(record)
+                raise self._is_another(record, topology, replaceable=False)
             same = record is None or (
                 origin.is_same(record.source, topology.file)
                 or record.topology == topology.to_dict()
             )
             if not (same or asked.replace):
-                raise self._is_another(record)
+                raise self._is_another(record, topology)
             before = record.topology["nodes"] if record else {}
             there = provider.nodes(self.name)
             known = {name: node for name, node in there.items() if name in before}
@@ -219,11 +219,16 @@ class Lab:
                 state.write(_record(topology, asked, done, {}))
         return Outcome(topology, time.monotonic() - asked.began, done)
 
-    def _is_another(self, record: Record | None) -> UsageError:
+    def _is_another(
+        self, record: Record | None, topology: Topology, *, replaceable: bool = True
+    ) -> UsageError:
         """Return the error for the name of a lab that was created from something else."""
+        ways = [f"remove it (`testbed down {self.name}`)", "use another name (--name)"]
+        ways += ["update it (--replace)"] if replaceable else []
         return UsageError(
-            f"lab {self.name} is already up, created from {origin.words(record)}",
-            hint=f"`testbed down {self.name}` first, or use another name (--name)",
+            f"lab {self.name} is already up, created from {origin.words(record)}, "
+            f"not from {topology.file or topology.source or 'this topology'}",
+            hint=f"{', '.join(ways[:-1])} or {ways[-1]}",
         )
 
     def _up(
@@ -351,12 +356,7 @@ class Lab:
         if as_wanted and not origin.is_known(recorded):
             watch.words(f"updating lab {self.name}, which was created from {origin.words(record)}")
             return
-        raise UsageError(
-            f"lab {self.name} is already up, created from {origin.words(record)}, "
-            f"not from {topology.file or topology.source or 'this topology'}",
-            hint=f"remove it (`testbed down {self.name}`), use another name "
-            "(--name), or update it (--replace)",
-        )
+        raise self._is_another(record, topology)
 
     def _refuse_other_fabric(self, topology: Topology) -> None:
         """Raise UsageError if the lab has nodes on the fabric of another provider.
