@@ -28,6 +28,7 @@ def settings(
     progress: Tell = silent,
     config: Path | None = None,
     state_folder: Path | None = None,
+    chosen: Mapping[str, str] | None = None,
 ) -> Settings:
     """Return the settings of this user; files are read and created only when needed.
 
@@ -36,7 +37,8 @@ def settings(
 
     ``overrides``, ``pull``, ``images_from``, ``way`` and ``progress`` are passed to the store (see
     :class:`testbed.artifacts.Store`);
-    ``state_folder`` replaces the user's own.  Raises UsageError for a relative path if the
+    ``state_folder`` replaces the user's own; ``chosen`` has the values of providers' options
+    (:class:`testbed.nodes.base.Setup`).  Raises UsageError for a relative path if the
     current folder was deleted.
     """
     limits.raise_soft()
@@ -55,7 +57,7 @@ def settings(
             "a relative path cannot be resolved: the current folder was deleted",
             hint="change to another folder (cd), or use absolute paths (TESTBED_STATE, ...)",
         ) from None
-    setup = Setup(state.path, store)
+    setup = Setup(state.path, store, chosen or {})
     return Settings(
         state=state,
         store=store,

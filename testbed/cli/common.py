@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from testbed.claims.catalogue import Catalogue
     from testbed.labs.lab import Lab, Settings
     from testbed.labs.live import LiveContainer, LiveLab
-    from testbed.nodes.base import Node
+    from testbed.nodes.base import Node, Provider, UpOption
     from testbed.progress import Log
     from testbed.steps.context import Context
     from testbed.topology.model import Topology
@@ -37,10 +37,11 @@ def make_settings(
     pull: Policy | None = None,
     images_from: tuple[str, ...] = (),
     way: Preference | None = None,
+    chosen: Mapping[str, str] | None = None,
 ) -> Settings:
     """Return the settings with the options of :func:`artifact_option` and :func:`image_options`.
 
-    ``way`` is the value of :func:`way_option`.
+    ``way`` is the value of :func:`way_option`, ``chosen`` has those of :func:`for_providers`.
 
     The progress of builds is shown on standard error.
     """
@@ -53,7 +54,12 @@ def make_settings(
             raise UsageError("wanted NAME=PATH", where=f"--artifact {given}")
         overrides[name] = path
     found = settings(
-        overrides=overrides, progress=tell_artifact, pull=pull, images_from=images_from, way=way
+        overrides=overrides,
+        progress=tell_artifact,
+        pull=pull,
+        images_from=images_from,
+        way=way,
+        chosen=chosen,
     )
     tell_unseen(found.broken.values())
     return found
@@ -290,10 +296,12 @@ def set_option(function: F) -> F:
 class VariantCommand(click.Command):
     """A command with options for variants of a topology, such as ``--backend``.
 
-    Roles declare these options. They are imported only if the command line may have one of them,
-    for help and for completion.
+    Roles declare these options, and providers those of ``up``. They are imported only if the
+    command line may have one of them, for help and for completion.
     """
 
+    #: The command has the options of providers, too; :func:`for_providers` reads them.
+    of_providers = False
     _of_roles: Sequence[click.Option] = ()
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -304,7 +312,7 @@ class VariantCommand(click.Command):
         return super().parse_args(ctx, args)
 
     def complete(self) -> None:
-        """Add the options of roles and of formats."""
+        """Add the options of roles, of formats and of providers."""
         from testbed.registry import FORMATS
         from testbed.topology.variant import options
 
@@ -329,8 +337,61 @@ class VariantCommand(click.Command):
             for kind in FORMATS.usable().values()
             for option in kind.options
         ]
+        if self.of_providers:
+            self._of_roles += [
+                click.Option(
+                    [f"--{name}"],
+                    metavar=option.metavar,
+                    help=option.help,
+                    expose_value=False,
+                    callback=_for_provider,
+                )
+                for name, option in _provider_options().items()
+            ]
         own = [param.name for param in self.params].index(FIRST)
         self.params[own:own] = self._of_roles
+
+
+def _provider_options() -> dict[str, UpOption]:
+    """Return the options of all providers, by name."""
+    makers = PROVIDERS.usable().values()
+    return {option.name: option for maker in makers for option in maker.options}
+
+
+def _names(provider: type[Provider]) -> set[str]:
+    return {option.name for option in provider.options}
+
+
+CHOSEN = "testbed.chosen"  #: key of the values of providers' options in the metadata of a context
+
+
+def _for_provider(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+    """Keep the value of a provider's option for :func:`for_providers`."""
+    if value is not None:
+        ctx.meta.setdefault(CHOSEN, {})[param.opts[0].removeprefix("--")] = value
+
+
+def chosen_for_providers() -> dict[str, str]:
+    """Return the values of the options of providers on the command line, by their names."""
+    running = click.get_current_context(silent=True)
+    return dict(running.meta.get(CHOSEN, {})) if running else {}
+
+
+def for_providers(topology: Topology) -> dict[str, str]:
+    """Return :func:`chosen_for_providers`.
+
+    Raises UsageError for an option of a provider that creates no node of the topology.
+    """
+    chosen = chosen_for_providers()
+    for name in chosen:
+        makers = [maker for maker, one in PROVIDERS.usable().items() if name in _names(one)]
+        if not {*makers} & {*topology.providers}:
+            raise UsageError(
+                f"{topology.name} has no nodes by {' or '.join(makers)}",
+                where=f"--{name}",
+                hint=f"leave it out, or add --provider {makers[0]}",
+            )
+    return chosen
 
 
 FIRST = "provider"  #: the first option for variants that no role declares

@@ -24,7 +24,11 @@ if TYPE_CHECKING:
     from testbed.topology.model import Topology
 
 
-@click.command("up", cls=common.VariantCommand)
+class _Command(common.VariantCommand):
+    of_providers = True
+
+
+@click.command("up", cls=_Command)
 @click.argument("topology", required=False, shell_complete=common.complete_topologies)
 @click.option(
     "-l",
@@ -72,7 +76,12 @@ def command(
     from testbed.labs.lab import Lab
     from testbed.labs.run import Watch
 
-    settings = common.make_settings(artifacts=artifacts, pull=pull, images_from=images_from)
+    settings = common.make_settings(
+        artifacts=artifacts,
+        pull=pull,
+        images_from=images_from,
+        chosen=common.for_providers(wanted),
+    )
     lab = Lab(wanted.name, settings)
     if not (quiet or as_json):
         bring_up(lab, wanted, keep=keep, replace=replace, timeout=timeout)
@@ -96,6 +105,7 @@ def _wanted(
             hint="`testbed topologies` lists the shipped ones",
         )
     given = [name.replace("_", "-") for name, value in variant.items() if value is not None]
+    given += common.chosen_for_providers()
     if given:
         raise UsageError(
             f"--{given[0]} and --lab exclude each other: --lab restores a lab unchanged",

@@ -85,6 +85,7 @@ def node_spec(topology: Topology, node: NodeModel) -> NodeSpec:
         offers.hidden(topology, node),
         binds=binds,
         image=node.image,
+        host=node.host,
         foreign=topology.foreign is not None,
     )
 

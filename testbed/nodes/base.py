@@ -170,6 +170,7 @@ class NodeSpec:
     layers: tuple[Path, ...] = ()
     binds: tuple[Bind, ...] = ()  #: files and folders of this machine (Provider.binds)
     image: str = ""  #: name of the image that is the node's file system (Provider.images)
+    host: str = ""  #: name of the machine on which it must run (Provider.hosts)
     foreign: bool = False  #: another tool's file describes the node (``Topology.foreign``)
     #: Return setup to run ahead; called only by providers that support it (:attr:`Node.wakes`).
     ahead: Callable[[], Ahead] | None = field(default=None, compare=False)
@@ -574,11 +575,26 @@ class Setup:
     """The arguments from which a provider is constructed.
 
     ``state`` is the folder with the records of labs; a provider ignores labs of other state
-    folders.  ``store`` holds the programs and images.
+    folders.  ``store`` holds the programs and images.  ``chosen`` has the values of
+    :attr:`Provider.options` on the command line, by their names.
     """
 
     state: Path
     store: Store
+    chosen: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class UpOption:
+    """An option of ``testbed up`` for labs with nodes of a provider.
+
+    Without it, the environment variable ``variable`` has the value.
+    """
+
+    name: str
+    variable: str
+    metavar: str
+    help: str
 
 
 class Provider(ABC):
@@ -612,6 +628,11 @@ class Provider(ABC):
     files: ClassVar[str] = ""
     #: True if nodes can have files and folders of this machine (:attr:`NodeSpec.binds`).
     binds: ClassVar[bool] = False
+    #: True if its nodes run on several machines, one of which can be chosen
+    #: (:attr:`NodeSpec.host`).
+    hosts: ClassVar[bool] = False
+    #: Its options of ``testbed up``; :attr:`Setup.chosen` has the values.
+    options: ClassVar[tuple[UpOption, ...]] = ()
     #: Parts of a node that :meth:`snapshot` saves, in words; empty if there are no snapshots.
     snapshot_parts: tuple[str, ...] = ()
     #: Kernel features required on this machine, by their names in :mod:`testbed.kernel` or in

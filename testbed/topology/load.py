@@ -176,6 +176,18 @@ def places(topology: Topology) -> tuple[Tree, Problems]:
     return syntax.from_data(topology.to_dict(), problems), problems
 
 
+def place(topology: Topology, *path: str | int) -> str:
+    """Return FILE:LINE of a value of the topology file; empty if it has none.
+
+    ``path`` are the keys and indices that lead to it.
+    """
+    if not topology.file or topology.foreign is not None:
+        return ""
+    root, problems = places(topology)
+    at = tree.value_at(root, *path)
+    return f"{problems.file_of(at)}:{at.line}" if at.line and at.path == path else ""
+
+
 class _Parser:
     """Parses the texts of a topology and of the files that it includes."""
 

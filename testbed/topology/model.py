@@ -94,6 +94,13 @@ PACKAGE = Pattern(
     "the name of a Debian package, like tcpdump",
     "a name has lower case letters, digits and +.-; its version is that of the archive",
 )
+HOST = Pattern(
+    keys.HOST_NAME,
+    "the name of a machine, like worker-3",
+    "write one name, with letters, digits, '-' and '.'",
+    253,  # RFC 1123, section 2.1
+    "a name",
+)
 NO_PORTS = (
     "a node has no ports on this machine: `testbed forward NODE:PORT` opens one while it runs; "
     "containers publish ports on their node"
@@ -286,6 +293,13 @@ class Node(Block):
     image: str = key(
         IMAGE,
         "Container image as its file system: alpine:3.20. Default: that of this machine.",
+        default="",
+    )
+    host: str = key(
+        HOST,
+        "Machine of its provider on which it runs, such as a cluster's node: worker-3. Default: "
+        "the provider's choice.",
+        name="on",
         default="",
     )
     compose: tuple[str, ...] = key(

@@ -45,6 +45,8 @@ MAX_DEPTH = 20
 MAX_COPIED = MAX_BYTES
 COPY = 10  #: for each of them; in memory it takes even more
 MERGE = "<<"  # yaml.org/type/merge.html
+#: Keys that are meant as text although YAML 1.1 has them as booleans: a node's.
+PLAIN_KEYS = ("on",)
 
 #: Characters that YAML 1.1 does not define as printable (section 5.1).
 _UNPRINTABLE = re.compile(r"[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -395,7 +397,7 @@ class _Composer:
             self._refuse(event, path, "text for a key", describe(key), "use a name")
         elif key.text == MERGE and self._plain and not event.style:
             self._refuse(event, path, "a key", f"the merge key {MERGE}", "write the keys out")
-        elif not isinstance(key.value, str) or key.surprise:
+        elif not isinstance(key.value, str) or (key.surprise and key.text not in PLAIN_KEYS):
             hint = f'quote it: "{key.text}"' if key.surprise else "use a name"
             if isinstance(key.value, (int, float)):
                 hint = f'quote it: "{key.text}", or use a name'

@@ -14,11 +14,22 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import click
 import pytest
+from click.testing import CliRunner
 
-from testbed.errors import LabError, MachineError, NoAnswer, TimeoutExpired, UsageError
+from testbed.cli import cli
+from testbed.errors import (
+    LabError,
+    MachineError,
+    NoAnswer,
+    TimeoutExpired,
+    TopologyError,
+    UsageError,
+)
+from testbed.labs.base_steps import node_spec
 from testbed.nodes.base import NodeSpec, Setup
 from testbed.nodes.kubernetes import (
     BEAT,
@@ -40,7 +51,10 @@ from testbed.nodes.kubernetes.provider import KubernetesProvider, privileged_nod
 from testbed.nodes.kubernetes.remembered import Place, Remembered
 from testbed.nodes.kubernetes.site import Site, labs_in
 from testbed.testing import FakeStore
-from testbed.topology import load, load_text
+from testbed.topology import load, load_data, load_text
+
+if TYPE_CHECKING:
+    from testbed.labs.lab import Lab
 
 TERMS = manifests.Terms(600, 3600)
 MARKS = manifests.labels("lab", "me-1")
@@ -179,17 +193,19 @@ def test_a_pod_that_is_created_is_not_stuck() -> None:
 
 def test_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    given = settings.of({"KUBECONFIG": f"a{os.pathsep}/b", "TESTBED_KUBE_KEEP_ALIVE": "8h"})
+    given = settings.of(
+        environment={"KUBECONFIG": f"a{os.pathsep}/b", "TESTBED_KUBE_KEEP_ALIVE": "8h"}
+    )
     assert given.kubeconfig == f"{tmp_path}/a{os.pathsep}/b"
     assert given.terms == manifests.Terms(8 * 3600, 24 * 3600)
-    assert settings.of({"TESTBED_KUBE_KEEP_ALIVE": "3d"}).terms.longest == 3 * 24 * 3600
-    assert settings.of({}).terms.idle == 3600
+    assert settings.of(environment={"TESTBED_KUBE_KEEP_ALIVE": "3d"}).terms.longest == 3 * 24 * 3600
+    assert settings.of(environment={}).terms.idle == 3600
 
 
 @pytest.mark.parametrize("text", ["a/b", "..", "My-Space", "x" * 64, "a b", "-a"])
 def test_a_namespace_that_cannot_be(text: str) -> None:
     with pytest.raises(UsageError) as caught:
-        settings.of({"TESTBED_KUBE_NAMESPACE": text})
+        settings.of(environment={"TESTBED_KUBE_NAMESPACE": text})
     assert caught.value.where == "TESTBED_KUBE_NAMESPACE"
 
 
@@ -197,6 +213,32 @@ def test_a_namespace_that_cannot_be(text: str) -> None:
 def test_a_time_that_is_none(text: str) -> None:
     with pytest.raises(UsageError):
         settings.seconds(text)
+
+
+def test_options_precede_the_environment() -> None:
+    environment = {"TESTBED_KUBE_IMAGE": "a:1", "TESTBED_KUBE_KEEP_ALIVE": "2h"}
+    assert settings.of({}, environment).image == "a:1"
+    given = settings.of({"image": "r.example:5000/b", "keep-alive": "8h"}, environment)
+    assert (given.image, given.terms.idle) == ("r.example:5000/b", 8 * 3600)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("image", ""), ("image", "a b"), ("image", "Reg/Node"), ("image", "a:1:2"),
+        ("image", f"a@sha256:{'f' * 63}"), ("image", "x" * 300), ("keep-alive", ""),
+        ("keep-alive", "8 hours"),
+    ],
+)  # fmt: skip
+def test_a_wrong_option_has_its_place(name: str, value: str) -> None:
+    variable = {"image": "TESTBED_KUBE_IMAGE", "keep-alive": "TESTBED_KUBE_KEEP_ALIVE"}[name]
+    with pytest.raises(UsageError) as caught:
+        settings.of({name: value}, {variable: "valid"})
+    assert caught.value.where == f"--{name}"
+    if value:
+        with pytest.raises(UsageError) as caught:
+            settings.of({}, {variable: value})
+        assert caught.value.where == variable
 
 
 def test_places_are_remembered_and_forgotten(tmp_path: Path) -> None:
@@ -659,8 +701,8 @@ def test_a_lab_is_made_found_and_removed(api: Api, cluster: Cluster) -> None:
     assert {path.split("/")[-2] for path in api.objects} == {
         "namespaces", "serviceaccounts", "roles", "rolebindings", "jobs",
     }  # fmt: skip
-    one.create([spec("a"), spec("b")], "image", {"b"})
-    there = one.started(["a", "b"], "image")
+    one.create([spec("a"), spec("b")], {"b"})
+    there = one.started(["a", "b"])
     assert {name: pod.privileged for name, pod in there.items()} == {"a": False, "b": True}
     assert labs_in(cluster, settings.Settings("", "", "", "image", TERMS)).keys() == {"lab"}
     one.remove_nodes(["a"])
@@ -675,8 +717,8 @@ def test_calls_for_a_node_do_not_grow_with_the_lab(api: Api, cluster: Cluster) -
     counts = []
     for names in (["a"], [f"n{i}" for i in range(30)]):
         before = len(api.asked)
-        one.create([spec(name) for name in names], "image", set())
-        one.started(names, "image")
+        one.create([spec(name) for name in names], set())
+        one.started(names)
         counts.append((len(api.asked) - before, len(names)))
     (few, one_node), (many, thirty) = counts
     assert many - few == thirty - one_node
@@ -686,7 +728,7 @@ def test_only_the_labs_own_objects_are_removed(api: Api, cluster: Cluster) -> No
     mine, other = site(cluster, own=False), site(cluster, own=False, lab="other")
     for each in (mine, other):
         each.make("image", TERMS, privileged=False)
-        each.create([spec("a")], "image", set())
+        each.create([spec("a")], set())
     mine.remove()
     assert [*other.pods()] == ["a"]
     assert mine.pods() == {}
@@ -746,7 +788,7 @@ def test_a_namespace_that_may_not_be_deleted_is_told_after_its_pods_are_gone(
 ) -> None:
     one = site(cluster)
     one.make("image", TERMS, privileged=False)
-    one.create([spec("a")], "image", set())
+    one.create([spec("a")], set())
     path = f"/api/v1/namespaces/{one.place.namespace}"
     api.refuse = lambda method, asked: (
         (403, {"reason": "Forbidden", "message": "no"})
@@ -760,7 +802,7 @@ def test_a_namespace_that_may_not_be_deleted_is_told_after_its_pods_are_gone(
 def test_a_pod_that_may_not_be_deleted_is_told_at_once(api: Api, cluster: Cluster) -> None:
     one = site(cluster, own=False)
     one.make("image", TERMS, privileged=False)
-    one.create([spec("a")], "image", set())
+    one.create([spec("a")], set())
     api.refuse = lambda method, path: (
         (403, {"reason": "Forbidden", "message": "no"}) if method == "DELETE" else None
     )
@@ -790,7 +832,7 @@ def test_a_janitor_that_has_ended_is_none(api: Api, cluster: Cluster, end: str) 
     assert [*labs_in(cluster, given)] == ["lab"]
     job = next(o for o in api.objects.values() if o["kind"] == "Job")
     job["status"] = {"conditions": [{"type": end, "status": "True"}]}
-    assert one.janitor() == {}
+    assert one.janitor() is None
     assert labs_in(cluster, given) == {}
 
 
@@ -799,17 +841,17 @@ def test_a_pod_without_an_address_is_told_of(
 ) -> None:
     one = site(cluster)
     one.make("image", TERMS, privileged=False)
-    one.create([spec("a")], "image", set())
+    one.create([spec("a")], set())
     (path,) = (path for path in api.objects if "/pods/" in path)
     del api.objects[path]["status"]["podIP"]
     monkeypatch.setattr("testbed.nodes.kubernetes.site.START", 0.01)
     with pytest.raises(TimeoutExpired):
-        one.started(["a"], "image")
+        one.started(["a"])
 
 
 def test_a_janitor_that_is_gone_ends_the_lab(cluster: Cluster) -> None:
     with pytest.raises(LabError):
-        site(cluster).create([spec("a")], "image", set())
+        site(cluster).create([spec("a")], set())
 
 
 @pytest.mark.parametrize(
@@ -822,11 +864,11 @@ def test_a_pod_that_cannot_run_ends_the_wait(
 ) -> None:
     one = site(cluster)
     one.make("image", TERMS, privileged=False)
-    one.create([spec("a")], "image", set())
+    one.create([spec("a")], set())
     (path,) = (path for path in api.objects if "/pods/" in path)
     api.objects[path]["status"] = status
     with pytest.raises(LabError):
-        one.started(["a"], "image")
+        one.started(["a"])
 
 
 def test_a_cluster_without_room_is_told_of(
@@ -835,12 +877,12 @@ def test_a_cluster_without_room_is_told_of(
     monkeypatch.setattr("testbed.nodes.kubernetes.site.NO_ROOM", 0.0)
     one = site(cluster)
     one.make("image", TERMS, privileged=False)
-    one.create([spec("a")], "image", set())
+    one.create([spec("a")], set())
     (path,) = (path for path in api.objects if "/pods/" in path)
     full = {"type": "PodScheduled", "status": "False", "message": "0/2 nodes are available"}
     api.objects[path]["status"] = {"phase": "Pending", "conditions": [full]}
     with pytest.raises(LabError, match="0/2 nodes"):
-        one.started(["a"], "image")
+        one.started(["a"])
 
 
 def test_a_pod_that_stays_is_told_of(
@@ -848,7 +890,7 @@ def test_a_pod_that_stays_is_told_of(
 ) -> None:
     one = site(cluster)
     one.make("image", TERMS, privileged=False)
-    one.create([spec("a")], "image", set())
+    one.create([spec("a")], set())
     monkeypatch.setattr("testbed.nodes.kubernetes.site.END", 0.0)
     monkeypatch.setattr(one, "_delete", lambda *_: None)
     with pytest.raises(TimeoutExpired):
@@ -908,6 +950,158 @@ def provider(
     known = Cluster(cluster.kubeconfig, "here", patience=0)
     monkeypatch.setattr(made, "_cluster_of", lambda given, patience=0: known)
     return made
+
+
+@pytest.fixture
+def other(provider: KubernetesProvider) -> Callable[..., None]:
+    """A function that repeats the `up` of a lab with options."""
+
+    def again(**chosen: str) -> None:
+        provider._chosen = {name.replace("_", "-"): value for name, value in chosen.items()}
+        provider.create_fabric("two", load_text(TWO, "two.yaml"))
+
+    return again
+
+
+def containers(api: Api, kind: str) -> list[dict[str, Any]]:
+    found = [one["spec"] for one in api.objects.values() if one["kind"] == kind]
+    return [spec.get("template", {"spec": spec})["spec"]["containers"][0] for spec in found]
+
+
+def test_a_lab_keeps_its_image_and_its_time(
+    api: Api, provider: KubernetesProvider, other: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    other(image="a:1", keep_alive="2h")
+    (job,) = containers(api, "Job")
+    assert (job["image"], job["command"][4]) == ("a:1", "7200")
+    monkeypatch.setenv("TESTBED_KUBE_IMAGE", "b:2")  # of new labs
+    monkeypatch.setenv("TESTBED_KUBE_KEEP_ALIVE", "3h")
+    other()
+    other(image="a:1", keep_alive="120m")
+    there = provider._site("two")
+    assert there
+    there.create([spec("a")], set())
+    assert [one["image"] for one in containers(api, "Pod")] == ["a:1"]
+    for name, value in (("image", "b:2"), ("keep_alive", "3h")):
+        with pytest.raises(UsageError) as caught:
+            other(**{name: value})
+        assert caught.value.where == f"--{name.replace('_', '-')}"
+
+
+# -- the cluster's node on which a Pod runs ----------------------------------------------
+
+PINNED = TWO.replace("10.50.0.2}}", "10.50.0.2}, on: worker-3}")
+
+
+def test_a_node_runs_on_the_clusters_node_that_it_names(api: Api, cluster: Cluster) -> None:
+    topology = load_text(PINNED, "two.yaml")
+    assert node_spec(topology, topology.nodes["a"]).host == "worker-3"
+    assert load_data(topology.to_dict(), "record") == topology
+    one = site(cluster)
+    one.make("image", TERMS, privileged=False)
+    one.create([replace(spec("a"), host="worker-3"), spec("b")], set())
+    specs = {p["metadata"]["labels"][NODE]: p["spec"] for p in api.objects.values()
+             if p["kind"] == "Pod"}  # fmt: skip
+    wanted = specs["a"]["affinity"]["nodeAffinity"]
+    (terms,) = wanted["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+    assert terms == {
+        "matchFields": [{"key": "metadata.name", "operator": "In", "values": ["worker-3"]}]
+    }
+    assert "affinity" not in specs["b"]
+
+
+def test_another_place_makes_a_new_node() -> None:
+    digests = {load_text(text, "two.yaml").node_digest("a") for text in (TWO, PINNED)}
+    assert len(digests) == 2
+
+
+def test_a_node_that_the_cluster_lacks_is_told_before_anything_is_made(
+    api: Api, provider: KubernetesProvider, tmp_path: Path
+) -> None:
+    file = tmp_path / "two.yaml"
+    file.write_text(PINNED)
+    with pytest.raises(UsageError) as caught:
+        provider.create_fabric("two", load(file))
+    assert caught.value.where == f"{file}:5"
+    assert api.objects == {}
+    worker = {"kind": "Node", "metadata": {"name": "worker-3", "uid": "w", "labels": {}}}
+    api.objects["/api/v1/nodes/worker-3"] = worker
+    provider.create_fabric("two", load(file))
+    del api.objects["/api/v1/nodes/worker-3"]  # and of a lab that is there
+    with pytest.raises(UsageError):
+        provider.create_fabric("two", load(file))
+
+
+def test_who_may_not_look_at_nodes_learns_it_from_the_scheduler(
+    api: Api, provider: KubernetesProvider
+) -> None:
+    api.refuse = lambda method, path: (
+        (403, {"reason": "Forbidden", "message": "no"}) if "/api/v1/nodes" in path else None
+    )
+    provider.create_fabric("two", load_text(PINNED, "two.yaml"))
+    assert api.objects
+
+
+@pytest.mark.parametrize("maker", ["netns", "qemu", "vagrant", "containerlab", "ssh"])
+def test_providers_of_one_machine_refuse_a_place_by_name(maker: str) -> None:
+    with pytest.raises(TopologyError) as caught:
+        load_text(PINNED.replace("kubernetes", maker).replace(", forward: true", ""), "two.yaml")
+    (problem,) = caught.value.problems
+    assert problem.line == 5
+    assert maker in problem.seen
+    assert "kubernetes" in problem.hint
+
+
+@pytest.mark.parametrize("name", ["worker 3", "[a, b]", "-a", "''", "a/b", "true", "7"])
+def test_a_place_that_is_no_name(name: str) -> None:
+    with pytest.raises(TopologyError) as caught:
+        load_text(PINNED.replace("worker-3", name), "two.yaml")
+    assert [problem.line for problem in caught.value.problems] == [5]
+
+
+# -- options of up -----------------------------------------------------------------------
+
+
+def test_options_are_in_the_help_of_up_alone() -> None:
+    assert {"--image", "--keep-alive"} <= options_of("up")
+    assert not {"--image", "--keep-alive"} & options_of("plan")
+
+
+def options_of(command: str) -> set[str]:
+    return {*re.findall(r"--[a-z-]+", CliRunner().invoke(cli, [command, "--help"]).output)}
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["two-node", "--image", "a:1"], ["two-node", "--keep-alive=8h"], ["-l", "x", "--image=a:1"],
+        ["two-node", "--provider", "kubernetes", "--image"],
+    ],
+)  # fmt: skip
+def test_options_without_use_are_refused(argv: list[str]) -> None:
+    done = CliRunner().invoke(cli, ["up", *argv], standalone_mode=False)
+    assert isinstance(done.exception, (UsageError, click.UsageError))
+    if isinstance(done.exception, UsageError) and "-l" not in argv:
+        assert done.exception.where in {"--image", "--keep-alive"}
+
+
+def test_options_reach_the_provider(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Reached(Exception):
+        pass
+
+    def up(lab: Lab, *_: object, **__: object) -> None:
+        provider = lab.settings.providers["kubernetes"]
+        assert isinstance(provider, KubernetesProvider)
+        raise Reached(provider._chosen)
+
+    monkeypatch.setattr("testbed.labs.lab.Lab.up", up)
+    monkeypatch.setattr("testbed.cli.up.need_root", lambda _: None)
+    monkeypatch.setenv("TESTBED_STATE", str(tmp_path))
+    argv = ["up", "two-node", "--provider", "kubernetes", "--keep-alive", "8h", "--image", "a:1"]
+    done = CliRunner().invoke(cli, [*argv, "-q"], standalone_mode=False)
+    assert isinstance(done.exception, Reached), done.exception
+    assert done.exception.args == ({"keep-alive": "8h", "image": "a:1"},)
 
 
 def test_who_may_not_list_is_told_the_missing_rights(

@@ -418,7 +418,7 @@ def test_every_key_reaches_the_model_and_comes_back() -> None:
     of_providers = {name for name, kind in PROVIDERS.items() if kind.section}
     assert set(everything) == keys_of_files() - {INCLUDE} - of_providers
     of_providers = {name for name, kind in PROVIDERS.items() if kind.node_section}
-    assert {*everything["nodes"]["n1"], "bird", "image"} == set(keys_of(Node)) - of_providers
+    assert {*everything["nodes"]["n1"], "bird", "image", "on"} == set(keys_of(Node)) - of_providers
     frr, bird = everything["nodes"]["n1"]["frr"], everything["nodes"]["n3"]["bird"]
     assert {*frr, *bird} == set(keys_of(RouterOfNode))
     assert {*bird["ospf"], "networks"} == set(keys_of(Ospf))  # instead of `interfaces`

@@ -215,11 +215,12 @@ def node(
     privileged: bool,
     cpus: float | None = None,
     memory: int | None = None,
+    host: str = "",
 ) -> dict[str, Any]:
     """Return the Pod of a node.
 
     ``machine`` is the node's name, ``owner`` has the name and the UID of the Job, ``memory`` is in
-    bytes.
+    bytes.  ``host`` names the cluster's node on which it must run; empty for any.
     """
     limits: dict[str, str] = {}
     if cpus is not None:
@@ -268,7 +269,19 @@ def node(
                     },
                 }
             ],
+            **({"affinity": _only_on(host)} if host else {}),
             "containers": [container],
             "volumes": volumes,
         },
     }
+
+
+def _only_on(host: str) -> dict[str, Any]:
+    """Return the affinity for one node of the cluster.
+
+    The scheduler still looks at room and taints there, as it does for the Pods of a DaemonSet
+    (Kubernetes documentation, "How Daemon Pods are scheduled").  ``nodeName`` would pass it by.
+    """
+    field = {"key": "metadata.name", "operator": "In", "values": [host]}
+    terms = {"nodeSelectorTerms": [{"matchFields": [field]}]}
+    return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": terms}}

@@ -28,6 +28,7 @@ class Pod:
     uid: str
     node: str
     digest: str
+    image: str = ""
     worker: str = ""
     address: str = ""
     privileged: bool = False
@@ -40,7 +41,8 @@ class Pod:
 
 def read(item: Mapping[str, Any]) -> Pod:
     """Return the Pod of an object of the API."""
-    meta, status = item["metadata"], item.get("status", {})
+    meta, status, spec = item["metadata"], item.get("status", {}), item.get("spec", {})
+    wanted = _container(spec.get("containers") or ())
     container = _container(status.get("containerStatuses") or ())
     state: Mapping[str, Any] = container.get("state") or {}
     waiting = state.get("waiting") or {}
@@ -53,9 +55,10 @@ def read(item: Mapping[str, Any]) -> Pod:
         uid=meta["uid"],
         node=(meta.get("labels") or {}).get(NODE, ""),
         digest=(meta.get("annotations") or {}).get(DIGEST, ""),
-        worker=item.get("spec", {}).get("nodeName", ""),
+        image=str(wanted.get("image") or ""),
+        worker=spec.get("nodeName", ""),
         address=_address(status),
-        privileged=_privileged(item.get("spec", {}).get("containers") or ()),
+        privileged=bool((wanted.get("securityContext") or {}).get("privileged")),
         running=phase == "Running" and "running" in state and "deletionTimestamp" not in meta,
         waits=str(
             scheduled.get("message", "")
@@ -73,11 +76,6 @@ def _address(status: Mapping[str, Any]) -> str:
     all_of_it = [str(one.get("ip", "")) for one in status.get("podIPs") or ()]
     first = str(status.get("podIP", ""))
     return next((one for one in (first, *all_of_it) if "." in one), first)
-
-
-def _privileged(containers: Iterable[Mapping[str, Any]]) -> bool:
-    context = _container(containers).get("securityContext") or {}
-    return bool(context.get("privileged"))
 
 
 def _container(statuses: Iterable[Mapping[str, Any]]) -> Mapping[str, Any]:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Self
 from testbed.errors import LabError, MachineError, NoAnswer, TestbedError, UsageError
 from testbed.nodes import wiring
 from testbed.nodes.base import Node, NodeSpec, Provider, Setup
-from testbed.nodes.kubernetes import CONTEXT
+from testbed.nodes.kubernetes import CONTEXT, IMAGE, KEEP_ALIVE
 from testbed.nodes.kubernetes.remembered import Place, Remembered
 
 # Modules for clusters are imported where needed: other labs don't load them.
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from testbed.nodes.kubernetes.node import PodNode
     from testbed.nodes.kubernetes.pods import Pod
     from testbed.nodes.kubernetes.settings import Settings
-    from testbed.nodes.kubernetes.site import Site
+    from testbed.nodes.kubernetes.site import Janitor, Site
     from testbed.nodes.wiring import Difference
     from testbed.requirement import Requirement
     from testbed.topology.model import Topology
@@ -48,10 +48,13 @@ class KubernetesProvider(Provider):
     """Nodes as Pods of a cluster."""
 
     name = "kubernetes"
+    hosts = True
+    options = (IMAGE, KEEP_ALIVE)
 
     def __init__(self, setup: Setup) -> None:
         self._store = setup.store
         self._state = setup.state
+        self._chosen = setup.chosen
         self._remembered = Remembered(setup.state)
         self._topologies: dict[str, Topology] = {}  # of labs that are created or updated
         self._clusters: dict[tuple[str, str, float], Cluster] = {}
@@ -182,7 +185,10 @@ class KubernetesProvider(Provider):
         networks.refuse(topology)
         self._topologies[lab] = topology
         site = self._site(lab)
-        if site is not None and site.janitor():
+        janitor = site.janitor() if site is not None else None
+        if site is not None and janitor is not None:
+            self._refuse_other(lab, janitor)
+            site.find_hosts(topology)
             if self._remembered.place(lab) is None:  # another machine has created it
                 place = replace(site.place, context=site.cluster.current())
                 self._remembered.keep(lab, place)
@@ -190,6 +196,23 @@ class KubernetesProvider(Provider):
                 self._introduce(lab, topology, node)
             return
         self._make(lab, topology, expired=site)
+
+    def _refuse_other(self, lab: str, janitor: Janitor) -> None:
+        """Raise UsageError for an option that a lab could only have from its beginning."""
+        from testbed.nodes.kubernetes import settings
+
+        given = settings.of(self._chosen)
+        for option, wanted, there in (
+            (IMAGE, given.image, janitor.image),
+            (KEEP_ALIVE, given.terms.idle, janitor.idle),
+        ):
+            if option.name in self._chosen and wanted != there:
+                unit = " s" if option is KEEP_ALIVE else ""
+                raise UsageError(
+                    f"lab {lab} was created with {there}{unit}",
+                    where=f"--{option.name}",
+                    hint=f"leave it out, or `testbed down {lab}` first",
+                )
 
     def _make(self, lab: str, topology: Topology, *, expired: Site | None) -> None:
         """Create the lab's place, after a check that the cluster allows the lab."""
@@ -199,7 +222,7 @@ class KubernetesProvider(Provider):
 
         if expired is not None:
             expired.remove()  # the cluster has removed its Job, and may be about to remove the rest
-        given = settings.of()
+        given = settings.of(self._chosen)
         cluster = self._cluster_of(given)
         try:
             others = labs_in(cluster, given)
@@ -218,6 +241,7 @@ class KubernetesProvider(Provider):
         owner = manifests.owner_label(cluster.user())
         place = Place(given.kubeconfig, cluster.current(), name, own, owner)
         site = Site(lab, place, cluster)
+        site.find_hosts(topology)
         privileged = bool(privileged_nodes(topology))
         site.try_rights(given.image, given.terms, privileged=privileged)
         self._remembered.keep(lab, place)  # first, so that what a killed `up` leaves is found
@@ -234,17 +258,14 @@ class KubernetesProvider(Provider):
         return True  # one look at all Pods while they start
 
     def create(self, lab: str, specs: Sequence[NodeSpec]) -> dict[str, Node]:
-        from testbed.nodes.kubernetes import settings
-
         site, topology = self._site(lab), self._topologies.get(lab)
         if site is None:
             raise LabError(
                 f"lab {lab} has no place in a cluster", hint=f"`testbed up -l {lab}` creates it"
             )
-        image = settings.of().image
         privileged = privileged_nodes(topology) if topology else {spec.name for spec in specs}
-        site.create(specs, image, privileged)
-        started = site.started([spec.name for spec in specs], image)
+        site.create(specs, privileged)
+        started = site.started([spec.name for spec in specs])
         made = {name: self._reach(site, pod) for name, pod in started.items()}
         there = self.nodes(lab)
         with ThreadPoolExecutor(THREADS) as pool:

@@ -6,15 +6,17 @@ import contextlib
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from testbed.errors import LabError, MachineError, TimeoutExpired
+from testbed.errors import LabError, MachineError, TimeoutExpired, UsageError
 from testbed.nodes.kubernetes import BEAT, IDLE, LAB, NODE, OWNER, manifests
 from testbed.nodes.kubernetes import pods as reading
 from testbed.nodes.kubernetes.cluster import MERGE, Refused
 from testbed.nodes.kubernetes.remembered import Place
 from testbed.polling import until
+from testbed.topology.load import place
 
 if TYPE_CHECKING:
     from testbed.nodes.base import NodeSpec
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from testbed.nodes.kubernetes.manifests import Terms
     from testbed.nodes.kubernetes.pods import Pod
     from testbed.nodes.kubernetes.settings import Settings
+    from testbed.topology.model import Topology
 
 START = 180.0  # seconds for all Pods to run, with a pull of the image
 NO_ROOM = 15.0  # seconds that no node of the cluster may have room
@@ -39,6 +42,16 @@ RIGHTS = (
 OWN_RIGHTS = (("get", "", "namespaces"), ("delete", "", "namespaces"))
 DRY = {"dryRun": "All"}
 ELSEWHERE = "set TESTBED_KUBE_NAMESPACE to a namespace in which you have the ClusterRole `admin`"
+
+
+@dataclass(frozen=True, slots=True)
+class Janitor:
+    """The Job that owns a lab: the image of the lab's Pods, and its seconds without use."""
+
+    name: str
+    uid: str
+    image: str
+    idle: int
 
 
 class Site:
@@ -98,13 +111,15 @@ class Site:
                 found[pod.node] = pod
         return found
 
-    def janitor(self) -> dict[str, str]:
-        """Return the name and the UID of the Job that owns the lab; empty without one."""
+    def janitor(self) -> Janitor | None:
+        """Return the Job that owns the lab."""
         for job in self.cluster.items("list Jobs", self._jobs, self._mine):
-            meta = job["metadata"]
+            meta, template = job["metadata"], job["spec"]["template"]
             if not _ends(job):
-                return {"name": meta["name"], "uid": meta["uid"]}
-        return {}
+                idle = int(template["metadata"]["annotations"][IDLE])
+                image = template["spec"]["containers"][0]["image"]
+                return Janitor(meta["name"], meta["uid"], image, idle)
+        return None
 
     # -- making ---------------------------------------------------------------
 
@@ -135,6 +150,28 @@ class Site:
             )
         if not own:
             self._try_objects(image, terms, privileged=privileged)
+
+    def find_hosts(self, topology: Topology) -> None:
+        """Check that the cluster has the nodes on which nodes of the lab must run.
+
+        A user who may not look at the cluster's nodes learns it from the scheduler, by
+        :meth:`started`.  Raises UsageError.
+        """
+        wanted = {one.host: name for name, one in topology.nodes.items() if one.host}
+        for host, node in sorted(wanted.items()):
+            path = f"/api/v1/nodes/{host}"
+            try:
+                there = self.cluster.ask("find a node of the cluster", "GET", path, missing=True)
+            except Refused as error:
+                if error.status == HTTPStatus.FORBIDDEN:
+                    return
+                raise
+            if not there:
+                raise UsageError(
+                    f"the cluster has no node {host}, on which {node} is to run",
+                    where=place(topology, "nodes", node, "on"),
+                    hint="`kubectl get nodes` lists them",
+                )
 
     def _may(self, right: tuple[str, str, str]) -> bool:
         verb, group, resource = right
@@ -180,22 +217,25 @@ class Site:
         job = f"{self.lab}-janitor-{manifests.suffix()}"
         self._post("create a Job", self._jobs, self._job(job, image, terms, own))
 
-    def create(self, specs: Iterable[NodeSpec], image: str, privileged: Collection[str]) -> None:
+    def create(self, specs: Iterable[NodeSpec], privileged: Collection[str]) -> None:
         """Create the Pods of nodes; ``privileged`` names those that need it."""
-        owner = self.janitor()
-        if not owner:
+        janitor = self.janitor()
+        if janitor is None:
             raise LabError(
                 f"the janitor of lab {self.lab} is gone: the lab has expired, or somebody removed "
                 "it",
                 hint=f"`testbed down {self.lab}`, then repeat the `up`",
             )
 
+        owner = {"name": janitor.name, "uid": janitor.uid}
+
         def one(spec: NodeSpec) -> None:
             first = "" if self.place.own else f"{self.lab}-"
             body = manifests.node(
                 f"{first}{spec.name}-{manifests.suffix()}", self._marks, owner,
-                machine=spec.name, digest=spec.digest, image=image,
+                machine=spec.name, digest=spec.digest, image=janitor.image,
                 privileged=spec.name in privileged, cpus=spec.cpus, memory=spec.memory,
+                host=spec.host,
             )  # fmt: skip
             self._post(f"create the Pod of {spec.name}", f"{self._core}/pods", body)
 
@@ -203,7 +243,7 @@ class Site:
             for made in [pool.submit(one, spec) for spec in specs]:
                 made.result()
 
-    def started(self, names: Collection[str], image: str) -> dict[str, Pod]:
+    def started(self, names: Collection[str]) -> dict[str, Pod]:
         """Wait until the Pods of nodes run, and return them.
 
         Raises LabError for a Pod that cannot, or has ended, TimeoutExpired.
@@ -217,7 +257,7 @@ class Site:
                 raise LabError(f"the Pod of {missing[0]} was deleted while it was created")
             mine = [there[name] for name in names]
             for pod in mine:
-                self._refuse_broken(pod, image)
+                self._refuse_broken(pod)
             if all(pod.running and pod.address for pod in mine):
                 return {pod.node: pod for pod in mine}
             full = next((pod for pod in mine if pod.unschedulable), None)
@@ -225,7 +265,8 @@ class Site:
             if full and no_room_since and time.monotonic() - no_room_since > NO_ROOM:
                 raise LabError(
                     f"no node of the cluster takes the Pod of {full.node}: {full.waits}",
-                    hint="use fewer nodes, smaller `cpus` and `memory`, or a larger cluster",
+                    hint="use fewer nodes, smaller `cpus` and `memory`, other values of `on`, or a "
+                    "larger cluster",
                 )
             time.sleep(PAUSE)
         mine = [there[name] for name in names]
@@ -236,14 +277,14 @@ class Site:
             hint=f"kubectl -n {self.place.namespace} describe pod {waiting[0].name}",
         )
 
-    def _refuse_broken(self, pod: Pod, image: str) -> None:
+    def _refuse_broken(self, pod: Pod) -> None:
         if pod.ended:
             raise LabError(f"the Pod of {pod.node} has ended: {pod.ended}")
         if pod.stuck:
             raise LabError(
                 f"{pod.node} cannot start on {pod.worker}: {pod.waits}",
-                hint=f"the cluster must be able to pull {image}: `testbed image build` makes it, "
-                "and TESTBED_KUBE_IMAGE is its name in your registry",
+                hint=f"the cluster must be able to pull {pod.image}: `testbed image build` makes "
+                "it, and `--image NAME` is its name in your registry",
             )
 
     def _post(self, what: str, path: str, body: Mapping[str, Any], *, dry: bool = False) -> None:

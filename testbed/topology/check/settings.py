@@ -43,6 +43,7 @@ class Settings(Look):
             self.services,
             self.binds,
             self.images,
+            self.hosts,
         )
 
     def sysctls(self) -> None:
@@ -219,6 +220,20 @@ class Settings(Look):
                     hint = f"remove {key}; use programs of the image in `run` and `services`"
                     at = self.key("nodes", node.name, key)
                     self.add(at, wanted, ", ".join(names), hint)
+
+    def hosts(self) -> None:
+        """Refuse a choice of the machine that runs a node if its provider has only this one."""
+        for node in self.t.nodes.values():
+            if not node.host or self.unsure(node.name, "provider") or self.bad("provider"):
+                continue
+            maker = self.t.provider_of(node.name)
+            there = registry.PROVIDERS.usable()
+            if maker in there and not there[maker].hosts:
+                able = ", ".join(name for name, one in there.items() if one.hosts)
+                wanted = "a provider with several machines"
+                hint = f"remove it; nodes by {able} can have it"
+                at = self.key("nodes", node.name, "on")
+                self.add(at, wanted, f"{node.name} by {maker}", hint)
 
     def tables(self) -> None:
         for node in self.t.nodes.values():
