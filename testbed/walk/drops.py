@@ -183,12 +183,18 @@ class Program:
         self.step(0xB7, 0)
         self.step(0x95)
 
-    def go_on_if(self, offset: int, value: bytes) -> None:
-        """Go on at :meth:`here` if the record has a value of 2 or 4 octets."""
-        kind = "=H" if len(value) == 2 else "=i"
-        self.step(0x69 if len(value) == 2 else 0x61, 1, 7, HEAD.size + offset)
-        self._found.append(len(self._steps))
-        self.step(0x16, 1, 0, 0, struct.unpack(kind, value)[0])
+    def go_on_if(self, *conditions: tuple[int, bytes]) -> None:
+        """Go on at :meth:`here` if the record has a value of 1, 2 or 4 octets at each offset."""
+        for left, (offset, value) in zip(range(len(conditions) - 1, -1, -1), conditions,
+                                         strict=True):  # fmt: skip
+            load, kind = {1: (0x71, "=B"), 2: (0x69, "=H"), 4: (0x61, "=i")}[len(value)]
+            self.step(load, 1, 7, HEAD.size + offset)
+            number = struct.unpack(kind, value)[0]
+            if left:  # 32-bit comparison: over the steps of the other conditions
+                self.step(0x56, 1, 0, 2 * left, number)
+            else:
+                self._found.append(len(self._steps))
+                self.step(0x16, 1, 0, 0, number)
 
     def here(self) -> None:
         self.step(0xB7, 0)
@@ -224,9 +230,10 @@ def program(offsets: dict[str, int], marks: list[list[Any]], scratch: int, queue
     made.step(0x69, 1, 10, -24)
     made.step(0x0F, 9, 1)
     made.keep(HEAD.size, WINDOW, 9, 0)
-    for offset, size, values in marks:
+    for offset, size, values, *also in marks:
         for value in values:
-            made.go_on_if(offset, value.to_bytes(size, "big"))
+            wanted = [(place, one.to_bytes(octets, "big")) for place, octets, one in also]
+            made.go_on_if(*wanted, (offset, value.to_bytes(size, "big")))
     made.here()
     made.step(0x79, 1, 6, 16)  # the reason: third argument
     made.step(0x7B, 7, 1, 0)

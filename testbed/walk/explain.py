@@ -223,16 +223,16 @@ def is_answered(outcome: str, errors: Collection[str], address: str) -> bool:
     return outcome == "answered"
 
 
-#: Arguments: the option of ss(8) and the port. Prints who listens, and the command line of each:
-#: of several processes that of the first one, which has started the others.
-LISTENERS = r"""
-ss -Hlnp "$1" "sport = :$2" | while read -r state _ _ here _ users; do
+#: Arguments: an option and a filter of ss(8). Prints the state of each socket, its local end, and
+#: the command line of its process: of several that of the first one, which has started the others.
+SOCKETS = r"""
+ss -Hnp "$1" "$2" | while read -r state _ _ here _ users; do
     pid=$(printf '%s' "$users" | grep -o 'pid=[0-9]*' | cut -d= -f2 | sort -n | head -n1)
-    printf '%s ' "$here"; tr '\0' ' ' < "/proc/$pid/cmdline" 2>/dev/null; echo
+    printf '%s %s ' "$state" "$here"; tr '\0' ' ' < "/proc/$pid/cmdline" 2>/dev/null; echo
 done
 """
 LONGEST = 160  # characters of a command line
-PORTS = {"tcp": "-t", "udp": "-u"}
+LISTENING = {"tcp": "-lt", "udp": "-lu"}  # options of ss(8)
 
 
 def listeners(hops: Sequence[Hop]) -> list[str]:
@@ -241,9 +241,9 @@ def listeners(hops: Sequence[Hop]) -> list[str]:
     Empty for a packet without ports.
     """
     view = next((hop.view for hop in reversed(hops) if hop.kind == "device" and hop.view), None)
-    if view is None or view.protocol not in PORTS:
+    if view is None or view.protocol not in LISTENING:
         return []
-    return ["sh", "-c", LISTENERS, "listeners", PORTS[view.protocol], str(view.dport)]
+    return ["sh", "-c", SOCKETS, "sockets", LISTENING[view.protocol], f"sport = :{view.dport}"]
 
 
 def listening(command: Sequence[str], printed: str) -> list[Fact]:
@@ -253,10 +253,10 @@ def listening(command: Sequence[str], printed: str) -> list[Fact]:
     """
     found: dict[str, list[str]] = {}
     for line in dict.fromkeys(printed.splitlines()):
-        address, _, words = line.partition(" ")
+        address, _, words = line.partition(" ")[2].partition(" ")
         if words.strip():
             found.setdefault(_named(words)[:LONGEST], []).append(address)
-    source = f"ss -lnp {command[-2]} sport = :{command[-1]}"
+    source = f"ss -np {command[-2]} {command[-1]}"
     return [
         Fact(f"{words} listens on {' and '.join(addresses)}", "asked", source)
         for words, addresses in found.items()
@@ -269,19 +269,28 @@ def _named(command: str) -> str:
     return f"{program.rpartition('/')[2]}{blank}{rest}"
 
 
-def onward(printed: str, own: Collection[str], known: Collection[str]) -> tuple[str, int] | None:
+def onward(
+    printed: str, own: Collection[str], known: Collection[str]
+) -> tuple[str, int, frozenset[str]] | None:
     """Return where a listener passes connections on to, if its command line says so.
+
+    The third value are the command lines of the listeners that say this.
 
     That is an address of the lab (``known``), not of the listener's own namespace, followed by
     a port: "docker-proxy ... -container-ip 172.17.0.2 -container-port 80".
     """
+    found: dict[tuple[str, int], set[str]] = {}
     for line in printed.splitlines():
-        words = line.split()[1:]
+        command = line.split(" ", 2)[2].strip() if line.count(" ") > 1 else ""
+        words = command.split()
         for index, word in enumerate(words):
             if word in known and word not in own:
                 ports = [int(one) for one in words[index + 1 : index + 3] if one.isdecimal()]
                 if ports and 0 < ports[0] <= PORT_MAX:
-                    return word, ports[0]
+                    found.setdefault((word, ports[0]), set()).add(command)
+                    break
+    for (address, port), commands in found.items():
+        return address, port, frozenset(commands)
     return None
 
 

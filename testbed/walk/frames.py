@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Literal
 
 from testbed.observe.capture import (
@@ -38,6 +39,7 @@ REQUEST = {ICMP: 8, ICMPV6: 128}
 #: Offsets of the packet inside, from the outer IP header: IP in IP, GRE, flannel's udp backend,
 #: VXLAN; each over IPv4 and over IPv6.
 CARRIED = (20, 24, 28, 50, 40, 44, 48, 70)
+SYN, ECN = 0x02, 0xC0  # flags of TCP; both of ECN ask for it (RFC 3168)
 OTHERHOST = 3  # PACKET_OTHERHOST, linux/if_packet.h
 
 
@@ -69,6 +71,15 @@ class Signature:
                 if self.protocol == "udp":
                     found.append([start + header + 2, 2, [self.sport]])
         return found
+
+    @staticmethod
+    def opening(address: str, port: int) -> list[Any]:
+        """Return the mark of the packets that open a TCP connection to an address and port."""
+        packed = ip_address(address).packed
+        header, kind, start = (20, 9, 16) if len(packed) == 4 else (40, 6, 24)
+        words = [[start + at, 4, int.from_bytes(packed[at : at + 4], "big")]
+                 for at in range(0, len(packed), 4)]  # fmt: skip
+        return [header + 13, 1, [SYN, SYN | ECN], [kind, 1, TCP], *words, [header + 2, 2, port]]
 
     def tell(self, packet: Packet) -> Direction | None:
         """Tell what a packet is to the request; None for a packet of others."""

@@ -23,6 +23,7 @@ from testbed.walk.follow import Seen
 from testbed.walk.frames import Signature, cited_by, dropped, sightings
 from testbed.walk.model import Fact, Hop, Leg, Spot, Walk
 from testbed.walk.observer import Post, Watch, posts, program, run
+from testbed.walk.proxy import OPENING, Lookout, Proxy, connected, is_same, passed_on
 from testbed.walk.request import Request
 
 if TYPE_CHECKING:
@@ -96,6 +97,8 @@ class _Run:
         )
         self._reached: tuple[str, str] | None = None
         self._asker = ""  # the address that the answer goes to, as it arrived
+        self._proxy: Proxy | None = None  # at which the request came to its end
+        self._connected: dict[int, str] = {}  # local ports of its new connections
         self.signature = self._signed()
         self.posts = {post.key: post for post in posts(lab, self.inventory)}
         if self.source.place not in self.posts:
@@ -139,17 +142,10 @@ class _Run:
     # -- the request ----------------------------------------------------------------
 
     def walk(self) -> Walk:
-        for _ in range(ATTEMPTS):
-            with Watch(self.lab, self.posts.values(), self.signature.marks()) as watched:
-                outcome = self._send()
-                watched.settle()
-            if not outcome["taken"]:
-                break
+        legs, outcome = self._request()
+        if self._proxy is not None:  # once more, with its own connection watched as well
             self.signature = self._signed()
-        self.warnings += watched.warnings
-        seen = {key: self._seen(watched, self.posts[key]) for key in watched.found}
-        self._read_rules(seen, watched)
-        legs = list(self._legs(seen, outcome))
+            legs, outcome = self._request()
         sent = datetime.fromtimestamp(outcome["sent"] / 1e9, UTC)
         started = sent.isoformat(timespec="microseconds").replace("+00:00", "Z")
         return Walk(
@@ -161,6 +157,24 @@ class _Run:
             self.inventory.names(),
             tuple(dict.fromkeys(self.warnings)),
         )
+
+    def _request(self) -> tuple[list[Leg], Mapping[str, Any]]:
+        """Send the request and follow its packets; only to a proxy that was not known before."""
+        for _ in range(ATTEMPTS):
+            marks = self.signature.marks()
+            if self._proxy is not None:
+                marks.append(Signature.opening(self._proxy.address, self._proxy.port))
+            with Watch(self.lab, self.posts.values(), marks) as watched:
+                outcome = self._send()
+                watched.settle()
+            if not outcome["taken"]:
+                break
+            self.signature = self._signed()
+        self.warnings += watched.warnings
+        self._watched = watched
+        seen = {key: self._seen(watched, self.posts[key]) for key in watched.found}
+        self._read_rules(seen, watched)
+        return list(self._legs(seen, outcome)), outcome
 
     def _send(self) -> dict[str, Any]:
         assert self.source.place is not None
@@ -179,11 +193,16 @@ class _Run:
             "seconds": request.seconds * max(node.slowness for node in self.lab.nodes.values()),
         }
         if post.path:
+            lookout = self._lookout()
             try:
-                found: dict[str, Any] = taps.inside(post.path, lambda: sender.send(given))
+                found: dict[str, Any] = taps.inside(post.path, lambda: sender.send(given, lookout))
             except FileNotFoundError as error:
                 words = f"{post.name} has gone, and with it what it sent"
                 raise LabError(words, hint="`testbed status` shows what runs") from error
+            finally:
+                if lookout is not None:
+                    lookout.close()
+                    self._connected = lookout.found
             return found
         argv = [*taps.INTERPRETER, program("send"), json.dumps(given)]
         result = run(self.lab, post, argv)
@@ -191,6 +210,18 @@ class _Run:
             raise MachineError(f"{post.name} cannot send a request", hint="it needs python3")
         answered: dict[str, Any] = json.loads(result)
         return answered
+
+    @property
+    def _clock(self) -> str:
+        """The clock of the request's time, as :class:`Seen` has it."""
+        assert self.source.place is not None
+        return "" if self.posts[self.source.place].path else self.source.machine
+
+    def _lookout(self) -> Lookout | None:
+        if self._proxy is None:
+            return None
+        post = self.posts[self._proxy.place]
+        return Lookout(self._proxy, lambda argv: run(self.lab, post, argv), self.request.seconds)
 
     # -- what was seen --------------------------------------------------------------
 
@@ -216,15 +247,23 @@ class _Run:
             *post.key,
             clock,
             {link.name: link for link in post.space.links},
-            tuple(sightings(post.key, data["frames"], self.signature)),
-            tuple(events),
-            tuple(one for data_ in data["tracks"] for one in connections(data_)),
+            events=tuple(events),
+            connections=tuple(one for data_ in data["tracks"] for one in connections(data_)),
             bridged=data["bridged"],
             fabric=fabric,
-            drops=[one for one in dropped(watched.drops.get(clock, ()), self.signature)
-                   if one.space in {0, post.space.inode}],
             no_drops=watched.no_drops.get(clock, ""),
-        )  # fmt: skip
+            **self._recognised(watched, post, self.signature),
+        )
+
+    @staticmethod
+    def _recognised(watched: Watch, post: Post, signature: Signature) -> dict[str, Any]:
+        """Return the sightings and drops of a request in a namespace."""
+        clock = "" if post.path else post.machine.name
+        return {
+            "sightings": tuple(sightings(post.key, watched.found[post.key]["frames"], signature)),
+            "drops": [one for one in dropped(watched.drops.get(clock, ()), signature)
+                      if one.space in {0, post.space.inode}],
+        }  # fmt: skip
 
     def _read_rules(self, seen: dict[tuple[str, str], Seen], watched: Watch) -> None:
         """Read the rules of the namespaces in which a packet met some."""
@@ -251,8 +290,11 @@ class _Run:
     def _legs(
         self, seen: Mapping[tuple[str, str], Seen], outcome: Mapping[str, Any]
     ) -> Iterator[Leg]:
+        known = self._proxy
         there = self._leg("there", seen, outcome)
         yield there
+        if self._proxy is not known:
+            return
         answers = {one.direction for place in seen.values() for one in place.sightings} - {"there"}
         if self.reply and (there.arrived or answers):
             yield self._leg("back", seen, outcome)
@@ -269,8 +311,8 @@ class _Run:
         found = follow.trail(direction, seen, origin, target)
         if direction == "back" and not found.steps:  # an ICMP error is an answer, too
             found = follow.trail("error", seen, None, target)
-        clock = "" if self.posts[self.source.place].path else self.source.machine  # type: ignore[index]
-        hops = follow.hops(found, seen, self.signature, outcome["sent"], clock=clock, origin=origin)
+        sent = outcome["sent"]
+        hops = follow.hops(found, seen, self.signature, sent, clock=self._clock, origin=origin)
         spots = {hop.spot: self._at(seen, hop.spot) for hop in hops}
         asked = explain.questions(hops, spots)
         answers = self._ask([one for some in asked for one in some])
@@ -309,18 +351,25 @@ class _Run:
         else:
             hops.append(self._last(direction, hops, outcome))
             if direction == "there" and last is not None:
-                hops[-1], more = self._listener(hops, seen[last.place], outcome)
+                hops[-1], more = self._listener(hops, seen, seen[last.place], outcome)
                 hops += more.hops if more else ()
                 arrived = more.arrived if more else True
+                if more is not None and self.request.protocol == "udp" and found.copies:
+                    found = replace(found, copies=found.copies - 1)  # what the proxy has passed on
         return Leg(direction, tuple(hops), arrived, found.copies)
 
     def _listener(
-        self, hops: Sequence[Hop], seen: Seen, outcome: Mapping[str, Any]
+        self,
+        hops: Sequence[Hop],
+        places: Mapping[tuple[str, str], Seen],
+        seen: Seen,
+        outcome: Mapping[str, Any],
     ) -> tuple[Hop, Leg | None]:
         """Return the last hop with who listens, and the way on if that is a proxy.
 
-        A proxy opens a connection of its own. It is followed by a further request like it, sent
-        from the proxy's namespace.
+        A proxy opens a connection of its own, which is followed if it is known by its socket. To
+        look for that, the request has to be sent once more: the hop has no way on then. Otherwise
+        a further request like it is followed, sent from the proxy's namespace.
         """
         facts = [*hops[-1].facts]
         if outcome["outcome"] != "answered":
@@ -335,16 +384,62 @@ class _Run:
         target = explain.onward(printed, seen.addresses, self.inventory.names())
         if target is None or self._is_onward:
             return replace(hops[-1], facts=tuple(facts)), None
-        text = f"it connects to {target[0]} port {target[1]} itself: a request like that follows"
-        facts.append(Fact(text, "inferred"))
-        request = Request(self.request.protocol, target[1], seconds=self.request.seconds)
+        proxy = Proxy(seen.place, *target)
+        request = Request(self.request.protocol, proxy.port, seconds=self.request.seconds)
         word = f"{seen.machine}/{seen.space}" if seen.space else seen.machine
-        on = _Run(self.lab, word, target[0], request, reply=False, family=self.family,
+        on = _Run(self.lab, word, proxy.address, request, reply=False, family=proxy.family,
                   inventory=self.inventory)  # fmt: skip
-        leg = on.walk().legs[0]
+        answered = request.protocol == "tcp" and outcome["outcome"] == "answered"
+        if answered and self._proxy is None and not self._clock:
+            self._proxy = proxy
+            return replace(hops[-1], facts=tuple(facts)), None
+        if (found := self._passed_on(proxy, places, outcome, on)) is not None:
+            fact, leg = found
+        else:
+            text = f"it connects to {proxy.to} itself: a request like that follows"
+            fact, leg = Fact(text, "inferred"), on.walk().legs[0]
         self.warnings += on.warnings
-        untimed = tuple(replace(hop, seconds=None) for hop in leg.hops[1:])
-        return replace(hops[-1], facts=tuple(facts)), replace(leg, hops=untimed)
+        facts.append(fact)
+        more = leg.hops[1:]
+        if found is None or on._clock != self._clock:
+            more = tuple(replace(hop, seconds=None) for hop in more)
+        return replace(hops[-1], facts=tuple(facts)), replace(leg, hops=more)
+
+    def _passed_on(
+        self,
+        proxy: Proxy,
+        places: Mapping[tuple[str, str], Seen],
+        outcome: Mapping[str, Any],
+        on: _Run,
+    ) -> tuple[Fact, Leg] | None:
+        """Return the way of what a proxy has passed on of this request, and how it is known.
+
+        ``on`` is a request of the proxy. None if nothing tells that it is of this one.
+        """
+        watched, here = self._watched, places[proxy.place]
+        datagram = passed_on(proxy, here.sightings)
+        if datagram is not None:
+            sport = datagram.packet.sport
+            on.signature = replace(self.signature, family=proxy.family, sport=sport)
+            text = f"it sends the same data to {proxy.to}, from port {sport}"
+            fact = Fact(text, "seen", "packet socket")
+        else:
+            frames = watched.found[proxy.place]["frames"]
+            signature = connected(proxy, frames, here.addresses, self._connected)
+            if signature is None:
+                return None
+            on.signature = signature
+            text = f"it connects to {proxy.to} itself, from port {signature.sport}"
+            fact = Fact(text, "asked", proxy.source)
+            opening = self._connected[signature.sport] == OPENING
+            outcome = {**outcome, "outcome": "silent" if opening else "answered"}
+        given = {}
+        for key, one in places.items():
+            own = self._recognised(watched, self.posts[key], on.signature)
+            if datagram is not None:
+                own["sightings"] = [one for one in own["sightings"] if is_same(one, datagram)]
+            given[key] = replace(one, **own)
+        return fact, next(on._legs(given, outcome))
 
     @staticmethod
     def _at(seen: Mapping[tuple[str, str], Seen], spot: Spot) -> Seen:

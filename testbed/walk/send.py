@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import json
 import os
 import select
@@ -46,17 +47,20 @@ def echo(kind: int, ident: int, token: bytes, size: int) -> bytes:
     return struct.pack(">BBHHH", kind, 0, checksum(header + data), ident, 1) + data
 
 
-def send(given: dict[str, Any]) -> dict[str, Any]:
+def send(given: dict[str, Any], opened: Any = None) -> dict[str, Any]:
     """Send a request and wait for its answer.
 
     ``given`` has "protocol" ("icmp", "tcp", "udp"), "family" (4, 6), "address", "port", "sport",
     "number" (token or sequence number), "size" of the data in octets, "http" (a path, or ""),
     "host", and "seconds" to wait. Return "outcome": "answered", "refused", "silent" or "error"
     with "error"; "sent" (nanoseconds since the epoch), "source", "seconds" and "text"; and
-    "taken", which tells that nothing was sent because the source port is in use.
+    "taken", which tells that nothing was sent because the source port is in use. ``opened`` is
+    called with the socket of a TCP connection as soon as this is open; it takes none of "seconds".
     """
     family = socket.AF_INET if given["family"] == 4 else socket.AF_INET6
-    work = {"icmp": _echo, "tcp": _connect, "udp": _datagram}[given["protocol"]]
+    connect = functools.partial(_connect, opened)
+    works: dict[str, Any] = {"icmp": _echo, "tcp": connect, "udp": _datagram}
+    work = works[given["protocol"]]
     found: dict[str, Any] = {"outcome": "silent", "error": "", "text": "", "source": ""}
     found["taken"] = False
     found["sent"] = time.time_ns()
@@ -69,7 +73,7 @@ def send(given: dict[str, Any]) -> dict[str, Any]:
         found["outcome"] = "refused" if error.errno == errno.ECONNREFUSED else "error"
         found["error"] = os.strerror(error.errno or 0)
         found["taken"] = error.errno in TAKEN
-    found["seconds"] = time.monotonic() - begin
+    found["seconds"] = time.monotonic() - begin - found.pop("held", 0.0)
     return found
 
 
@@ -104,7 +108,7 @@ def _report_errors(family: Any, sock: socket.socket) -> None:
             sock.setsockopt(socket.IPPROTO_IPV6, 25, 1)  # IPV6_RECVERR
 
 
-def _connect(family: Any, given: dict[str, Any]) -> dict[str, Any]:
+def _connect(opened: Any, family: Any, given: dict[str, Any]) -> dict[str, Any]:
     with socket.socket(family, socket.SOCK_STREAM) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(("", given["sport"]))
@@ -115,6 +119,10 @@ def _connect(family: Any, given: dict[str, Any]) -> dict[str, Any]:
         sock.settimeout(given["seconds"])
         sock.connect((given["address"], given["port"]))
         found = {"outcome": "answered", "source": sock.getsockname()[0], "text": ""}
+        if opened is not None:
+            since = time.monotonic()
+            opened(sock)
+            found["held"] = time.monotonic() - since
         if given["http"]:
             lines = [f"GET {given['http']} HTTP/1.1", f"Host: {given['host']}",
                      "User-Agent: testbed-walk", "Connection: close"]  # fmt: skip

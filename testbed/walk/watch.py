@@ -44,6 +44,7 @@ INET, NETDEV, BRIDGE = 1, 5, 7  # NFPROTO_*
 FIRST = -400  # before raw and conntrack
 HOOKS = {"prerouting": 0, "output": 3}  # NF_INET_*, NF_BR_*: the same numbers
 INGRESS = {"ingress": 0}  # NF_NETDEV_INGRESS
+LOAD = {1: 0x30, 2: 0x28, 4: 0x20}  # opcode by size in octets (bpf(4))
 LOGGER = "/proc/sys/net/netfilter/nf_log/{}"
 LOGGER_FAMILY = {2: "ip_tables_names", 10: "ip6_tables_names"}
 SAVE = {2: "iptables-legacy-save", 10: "ip6tables-legacy-save"}  # of each family
@@ -56,17 +57,22 @@ GUARD = 'cat >/dev/null; printf %s "$1" >"$2"'
 def program(marks: list[list[Any]]) -> bytes:
     """Return the socket filter that accepts frames with one of the marks.
 
-    A mark is an offset from the first IP header, a size of 2 or 4 octets, and the values of which
-    one is there. Offsets ascend: a load beyond the end of a frame refuses the frame (bpf(4)).
+    A mark is an offset from the first IP header, a size of 1, 2 or 4 octets, the values of which
+    one is there, and an offset, a size and a value for each further condition. Offsets ascend: a
+    load beyond the end of a frame refuses the frame (bpf(4)).
     """
-    steps: list[tuple[int, int]] = []  # opcode and operand; jumps are filled in below
-    for offset, size, values in sorted(marks):
-        steps.append((0x20 if size == 4 else 0x28, NETWORK + offset))
-        steps += [(0x15, value) for value in values]
+    steps: list[tuple[int, int, int]] = []  # opcode, operand, steps to skip without the value
+    for offset, size, values, *also in sorted(marks):
+        left = 2 * len(also) + 1 + len(values)
+        for place, octets, value in also:
+            left -= 2
+            steps += [(LOAD[octets], NETWORK + place, 0), (0x15, value, left)]
+        steps.append((LOAD[size], NETWORK + offset, 0))
+        steps += [(0x15, value, 0) for value in values]
     found = b""
-    for index, (code, operand) in enumerate(steps):
+    for index, (code, operand, skipped) in enumerate(steps):
         over = len(steps) - index if code == 0x15 else 0  # to the second return below
-        found += struct.pack("=HBBI", code, over, 0, operand)
+        found += struct.pack("=HBBI", code, 0 if skipped else over, skipped, operand)
     return found + struct.pack("=HBBI", 6, 0, 0, 0) + struct.pack("=HBBI", 6, 0, 0, FRAME)
 
 
@@ -97,27 +103,29 @@ def _expression(name: str, *attributes: bytes) -> bytes:
 
 
 @functools.lru_cache(maxsize=4096)  # the same in all namespaces
-def _rule(table: str, chain: str, offset: int, size: int, value: int) -> bytes:
-    """Return the attributes of a rule: a value at an offset sets `meta nftrace`."""
-    wanted = value.to_bytes(size, "big")
+def _rule(table: str, chain: str, *conditions: tuple[int, int, int]) -> bytes:
+    """Return the attributes of a rule: values at offsets set `meta nftrace`.
+
+    A condition is an offset, a size in octets and a value.
+    """
     one = attribute(1, struct.pack("=I", 1))
     return (
         attribute(1, table)
         + attribute(2, chain)
         + nested(
             4,
-            _expression(
-                "payload",
-                attribute(1, 8),
-                attribute(2, 1),
-                attribute(3, offset),
-                attribute(4, size),
-            ),
-            _expression("cmp", attribute(1, 8), attribute(2, 0), nested(3, attribute(1, wanted))),
+            *(part for condition in conditions for part in _condition(*condition)),
             _expression("immediate", attribute(1, 8), nested(2, one)),
             _expression("meta", attribute(2, 12), attribute(3, 8)),
         )
     )
+
+
+def _condition(offset: int, size: int, value: int) -> tuple[bytes, bytes]:
+    wanted = nested(3, attribute(1, value.to_bytes(size, "big")))
+    place = (attribute(1, 8), attribute(2, 1), attribute(3, offset), attribute(4, size))
+    return _expression("payload", *place), _expression("cmp", attribute(1, 8), attribute(2, 0),
+                                                       wanted)  # fmt: skip
 
 
 def batch(
@@ -137,8 +145,8 @@ def batch(
             body = attribute(1, name) + attribute(3, chain) + place + attribute(7, "filter")
             parts.append((family, 3, body))
             parts += [
-                (family, 6, _rule(name, chain, offset, size, value))
-                for offset, size, values in marks
+                (family, 6, _rule(name, chain, *map(tuple, also), (offset, size, value)))
+                for offset, size, values, *also in marks
                 for value in values
             ]
     made = [message(BEGIN, b"", 0, resource=NFTABLES)]

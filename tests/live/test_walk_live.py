@@ -190,6 +190,13 @@ def test_a_proxy_is_followed_to_the_container_behind_it(docker: LiveLab) -> None
     translations = [hop for hop in there.hops if hop.kind == "conntrack"]
     assert len(proxies) + len(translations) > 0
     assert found.legs[1].hops[-1].spot.space == ""
+    if proxies:  # its own connection is seen, not a further request like it
+        assert "inferred" not in {fact.origin for hop in there.hops for fact in hop.facts}
+        view, seconds = there.hops[-3].view, there.hops[-3].seconds
+        assert view is not None
+        assert seconds is not None
+        assert f"from port {view.sport}" in why(proxies[0])
+        assert (view.dst, view.dport) == (docker.container("web").address, 80)
 
 
 def test_two_containers_of_one_bridge_and_one_with_itself(docker: LiveLab) -> None:

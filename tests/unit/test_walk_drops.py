@@ -174,13 +174,20 @@ def test_the_program_fits_its_record_and_ends_within_itself() -> None:
     for protocol in ("icmp", "tcp", "udp"):
         for family in (4, 6):
             signature = Signature(protocol, family, 7, 61234)
-            marks = signature.marks()
-            assert max(offset + size for offset, size, _ in marks) <= WINDOW
+            address = "172.17.0.2" if family == 4 else "fd00::2"
+            opening = Signature.opening(address, 80)
+            marks = [*signature.marks(), opening]
+            assert max(offset + size for offset, size, *_ in marks) <= WINDOW
             code = program(dict.fromkeys((member for _, member in FIELDS), 8), marks, 3, 4)
             steps = [*struct.iter_unpack("=BBhi", code)]
             jumps = [(at, offset) for at, (opcode, _, offset, _) in enumerate(steps)
                      if opcode in {0x16, 0x55}]  # fmt: skip
-            assert len(jumps) == 1 + sum(len(values) for _, _, values in marks)
+            assert len(jumps) == 1 + sum(len(values) for _, _, values, *_ in marks)
+            over = [(at, offset) for at, (opcode, _, offset, _) in enumerate(steps)
+                    if opcode == 0x56]  # fmt: skip
+            assert len(over) == len(opening[2]) * len(opening[3:])
+            # Without a further condition the next alternative follows, which begins with a load.
+            assert all(steps[at + 1 + offset][0] in {0x61, 0x71, 0xB7} for at, offset in over)
             assert all(0 < at + 1 + offset < len(steps) for at, offset in jumps)
             assert steps[-1][0] == 0x95
             assert HEAD.size == 24

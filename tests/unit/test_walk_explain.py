@@ -238,25 +238,36 @@ def test_questions_about_a_loss_are_those_of_the_last_place() -> None:
 
 
 def test_who_listens_has_its_command_line() -> None:
-    argv = ["sh", "-c", "", "listeners", "-t", "8080"]
+    argv = ["sh", "-c", "", "sockets", "-lt", "sport = :8080"]
     line = "docker-proxy -container-ip 172.17.0.2 "
-    printed = f"0.0.0.0:8080 {line}\n[::]:8080 {line}\n127.0.0.1:8080 \n"
+    printed = f"LISTEN 0.0.0.0:8080 {line}\nLISTEN [::]:8080 {line}\nLISTEN 127.0.0.1:8080 \n"
     assert [fact.text for fact in listening(argv, printed.replace("docker", "/opt/docker"))] == [
         "docker-proxy -container-ip 172.17.0.2 listens on 0.0.0.0:8080 and [::]:8080"
     ]
 
 
-PROXY = "0.0.0.0:8080 docker-proxy -host-ip 10.0.0.1 -host-port 8080 -container-ip"
+PROXY = "docker-proxy -host-ip 10.0.0.1 -host-port 8080 -container-ip"
 
 
 @pytest.mark.parametrize(("line", "target"), [
     (f"{PROXY} 172.17.0.2 -container-port 80 ", ("172.17.0.2", 80)),
     (f"{PROXY} 172.17.0.9 -container-port 80 ", None),  # of no lab
     (f"{PROXY} 172.17.0.2 ", None),
-    ("10.0.0.1:2379 etcd --advertise-client-urls http://172.17.0.2:2379 ", None),
-    ("10.0.0.1:80 server --node-ip 10.0.0.1 --port 80 ", None),
-    ("0.0.0.0:80 nginx: worker process ", None),
+    ("etcd --advertise-client-urls http://172.17.0.2:2379 ", None),
+    ("server --node-ip 10.0.0.1 --port 80 ", None),
+    ("nginx: worker process ", None),
     ("", None),
 ])  # fmt: skip
 def test_a_proxy_is_known_by_its_command_line(line: str, target: tuple[str, int] | None) -> None:
-    assert onward(line, {"10.0.0.1"}, {"10.0.0.1", "172.17.0.2"}) == target
+    printed = f"LISTEN 10.0.0.1:8080 {line}\n"
+    wanted = (*target, frozenset({line.strip()})) if target else None
+    assert onward(printed, {"10.0.0.1"}, {"10.0.0.1", "172.17.0.2"}) == wanted
+
+
+def test_a_proxy_has_a_process_for_each_family() -> None:
+    lines = [f"{PROXY} 172.17.0.2 -container-port {port}" for port in (80, 80, 81)]
+    lines[1] = lines[1].replace("10.0.0.1", "::")
+    printed = "".join(f"LISTEN 10.0.0.1:8080 {line} \n" for line in lines)
+    assert onward(printed, set(), {"172.17.0.2"}) == (
+        "172.17.0.2", 80, frozenset(lines[:2]),
+    )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,11 +28,11 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
         yield listening
 
 
-def request(server: socket.socket, seconds: float = 60) -> dict[str, Any]:
+def request(server: socket.socket, seconds: float = 60, opened: Any = None) -> dict[str, Any]:
     port = server.getsockname()[1]
     return sender.send({"protocol": "tcp", "family": 4, "address": "127.0.0.1", "port": port,
                         "sport": 0, "number": 1, "size": 0, "http": "/", "host": "web:8080",
-                        "seconds": seconds})  # fmt: skip
+                        "seconds": seconds}, opened)  # fmt: skip
 
 
 @pytest.mark.parametrize(("answer", "text"), [
@@ -61,3 +62,21 @@ def test_a_server_that_does_not_answer_has_taken_the_connection(server: socket.s
     found = request(server, 0.2)
     assert (found["outcome"], found["source"]) == ("answered", "127.0.0.1")
     assert "does not answer" in found["text"]
+
+
+def test_what_looks_at_an_open_connection_takes_no_time_of_the_request(
+    server: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    seen = []
+
+    def opened(sock: socket.socket) -> None:
+        seen.append(sock.getpeername())
+        now[0] += 5.0
+        server.accept()[0].close()
+
+    found = request(server, opened=opened)
+    assert seen == [server.getsockname()]
+    assert found["seconds"] == 0.0
+    assert "held" not in found

@@ -30,8 +30,8 @@ def accepts(code: bytes, packet: bytes) -> bool:
     while True:
         opcode, true, false, operand = struct.unpack_from("=HBBI", code, at * 8)
         at += 1
-        if opcode in {0x20, 0x28}:
-            size = 4 if opcode == 0x20 else 2
+        if opcode in {0x20, 0x28, 0x30}:
+            size = {0x20: 4, 0x28: 2, 0x30: 1}[opcode]
             offset = operand - NETWORK
             if offset + size > len(packet):
                 return False
@@ -88,14 +88,45 @@ def test_the_filter_refuses_the_packets_of_others(name: str) -> None:
     assert not accepts(program(signature.marks()), packet[:10])
 
 
+def opens(
+    src: str = "172.17.0.1",
+    dst: str = "172.17.0.2",
+    *,
+    flags: int = 2,
+    port: int = 80,
+    kind: int = 6,
+) -> bytes:
+    return ip(src, dst, tcp(seq=1, flags=flags, sport=4000, dport=port), protocol=kind)
+
+
+@pytest.mark.parametrize(("packet", "wanted"), [
+    (opens(), True),
+    (opens(flags=0xC2), True),  # with ECN
+    (opens("fd00::1", "fd00::2"), True),
+    (SYN4, True),  # that of the request itself
+    (opens(flags=0x12), False),
+    (opens(flags=0x10), False),
+    (opens(port=81), False),
+    (opens(dst="172.17.0.3"), False),
+    (opens("fd00::1", "fd00::3"), False),
+    (opens(kind=17), False),
+])  # fmt: skip
+def test_the_filter_accepts_what_opens_a_connection_to_an_address(
+    packet: bytes, wanted: bool
+) -> None:
+    address = "fd00::2" if packet[0] >> 4 == 6 else "172.17.0.2"
+    marks = [*Signature("tcp", 4, NUMBER, 61234).marks(), Signature.opening(address, 80)]
+    assert accepts(program(marks), packet) is wanted
+
+
 @pytest.mark.parametrize("protocol", ["icmp", "tcp", "udp"])
 @pytest.mark.parametrize("family", [4, 6])
 def test_the_filter_and_the_table_fit_the_kernel(protocol: str, family: int) -> None:
     """A jump of a filter has 8 bits (bpf(4)), and so has an offset of nftables' payload."""
     signature = Signature(protocol, family, NUMBER, 61234)  # type: ignore[arg-type]
-    marks = signature.marks()
+    marks = [*signature.marks(), Signature.opening("172.17.0.2" if family == 4 else "fd00::2", 80)]
     assert len(program(marks)) // 8 <= 256
-    assert max(offset for offset, _, _ in marks) <= 255
+    assert max(offset for offset, *_ in marks) <= 255
     messages = batch((1, 7, 5), "t", marks, ("lo", "eth0"))
     at = count = 0
     while at < len(messages):
@@ -104,7 +135,7 @@ def test_the_filter_and_the_table_fit_the_kernel(protocol: str, family: int) -> 
         at, count = at + length, count + 1
     assert at == len(messages)
     # Begin, three tables, five chains, the rules of each chain, end.
-    assert count == 10 + 5 * sum(len(values) for _, _, values in marks)
+    assert count == 10 + 5 * sum(len(values) for _, _, values, *_ in marks)
 
 
 @pytest.mark.parametrize("name", ["watch", "send"])
