@@ -30,7 +30,7 @@ class Reference:
         """Return the reference of a text that matches :data:`testbed.topology.keys.IMAGE`."""
         name, _, digest = text.partition("@")
         registry, slash, rest = name.partition("/")
-        if not slash or not (set(".:") & set(registry) or registry == "localhost"):
+        if not slash or not is_registry(registry):
             registry, rest = HUB, name
         elif registry == f"index.{HUB}":
             registry = HUB
@@ -63,6 +63,15 @@ class Reference:
         'redis:latest'
         """
         return self.pulled.removeprefix(f"{HUB}/library/").removeprefix(f"{HUB}/")
+
+
+def is_registry(word: str) -> bool:
+    """Tell whether the first part of an image's name is a registry.
+
+    >>> is_registry("ghcr.io"), is_registry("localhost"), is_registry("library")
+    (True, True, False)
+    """
+    return bool(set(".:") & set(word)) or word == "localhost"
 
 
 def full_name(reference: str) -> str:

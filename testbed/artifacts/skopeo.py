@@ -1,4 +1,4 @@
-"""Images of registries, asked for and fetched by skopeo(1).
+"""Images of registries, asked for, fetched and pushed by skopeo(1).
 
 Credentials are those of containers-auth.json(5) and of ``docker login``.  Mirrors, plain HTTP and
 certificates are given to each call: no file of this machine is changed.
@@ -187,6 +187,23 @@ class Skopeo:
                 env,
                 on_tick,
             )  # fmt: skip
+
+    def push(self, archive: Path, image: Reference, on_tick: Callable[[float], None]) -> str:
+        """Push the image of an archive of ``docker load``; return the digest of its manifest.
+
+        ``image`` has the registry and the tag.  ``on_tick`` is called each second.
+        """
+        with (
+            self._options(image, "dest-") as (env, options),
+            tempfile.TemporaryDirectory(prefix="testbed-push-") as name,
+        ):
+            # A colon in the path of the archive would begin the name of an image in it.
+            link, digest = Path(name) / "image.tar", Path(name) / "digest"
+            link.symlink_to(archive)
+            to = f"docker://{image.name}:{image.tag}"
+            argv = [PROGRAM, "copy", *options, f"--digestfile={digest}", f"docker-archive:{link}"]
+            self._run(image, [*argv, to], env, on_tick)
+            return digest.read_text("utf-8").strip()
 
     def _question(self, image: Reference, name: str, *words: str) -> bytes:
         with self._options(image, "") as (env, options):

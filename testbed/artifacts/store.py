@@ -547,6 +547,27 @@ class Store:
         found = self._cache.find(name, source.key())
         return found if found and source.whole(found) else None
 
+    def push(self, archive: Path, name: str) -> str:
+        """Push an archive of ``docker load`` to a registry; return its name with its digest.
+
+        ``name`` has the registry and a tag.  Registries' settings and credentials are those for
+        pulls.  Raises ArtifactError.
+        """
+        from testbed.artifacts.skopeo import Skopeo
+
+        given, image = self._read().pull, Reference.parse(name)
+        skopeo = Skopeo(self._runner, self._cancel, given.registries, given.authfile)
+        try:
+            digest = skopeo.push(
+                archive, image, lambda seconds: self._progress(name, f"push, {seconds:.0f} s")
+            )
+        except ArtifactError as error:
+            raise ArtifactError(
+                f"{name} was not pushed: {error.message}", hint=error.hint
+            ) from error
+        self._progress(name, "pushed", ended=True)
+        return f"{name}@{digest}"
+
     def list(self) -> Sequence[Entry]:
         """Return all artifacts: of the inventory, of the user, and in the cache."""
         entries = list(self._current())

@@ -11,7 +11,9 @@ import sys
 import tarfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import archives
 import pytest
@@ -20,9 +22,14 @@ from commands import Said, call
 from registries import Registry
 
 from testbed.artifacts import Store
+from testbed.artifacts.inventory import NODE_IMAGE
+from testbed.artifacts.node_image import IMAGE, PART, NodeImage
 from testbed.cli.common import make_settings
 from testbed.labs.lab import Lab
 from testbed.process import run, which
+
+if TYPE_CHECKING:
+    from testbed.artifacts.source import Job, Source
 
 pytestmark = pytest.mark.skipif(which("skopeo") is None, reason="no skopeo: testbed doctor --fix")
 ETC = ("/etc/containers", "/etc/cni", "/etc/docker", "/root/.docker")
@@ -179,6 +186,53 @@ def test_a_password_and_a_certificate(user: User, secret: Registry, tmp_path: Pa
     user.trust(secret)
     assert user.text(name) == "text"
     assert user.pull(name, "--pull", "always").status == 3
+
+
+@dataclass(frozen=True)
+class Small(NodeImage):
+    """An entry of the cache in the place of the image of nodes, which is large."""
+
+    tree: Source = NODE_IMAGE.tree
+    init: Source = NODE_IMAGE.init
+
+    def fill(self, job: Job) -> str:
+        registries.image(job.into / IMAGE, "below", "text")
+        return "1"
+
+
+def test_a_push_with_a_password_and_a_certificate(
+    user: User, secret: Registry, plain: Registry, tmp_path: Path
+) -> None:
+    def push(target: str, **env: str) -> Said:
+        return call(tmp_path, "image", "push", target, env={**user.env, **env})
+
+    missing = push(f"{secret.host}/team/node:2")
+    assert missing.status == 3
+    assert "testbed image build" in missing.err
+    Store(user.folder / "cache").keep(PART, Small())
+    assert "certificate is not trusted" in push(secret.host).err
+    user.trust(secret)
+    refused = push(secret.host)
+    assert refused.status == 3
+    assert "no user is logged in" in refused.err
+    wrong = secret.auth(tmp_path / "wrong.json", "another password")
+    refused = push(secret.host, REGISTRY_AUTH_FILE=str(wrong))
+    assert f"user {registries.USER}" in refused.err
+    secret.auth(tmp_path / ".docker/config.json")  # as `docker login` does
+    for target, name in ((secret.host, "testbed/node:1"), (f"{secret.host}/me/x:2", "me/x:2")):
+        done = push(target)
+        assert done.status == 0, done.err
+        said, _, digest = done.out.strip().partition("@")
+        assert said == f"{secret.host}/{name}"
+        assert user.pull(f"{said}@{digest}").status == 0
+        assert user.text(f"{said}@{digest}") == "text"
+    assert push(secret.host).out == push(secret.host).out  # the same digest again
+    unreachable = push("127.0.0.1:1/x")
+    assert unreachable.status == 3
+    assert "connection refused" in unreachable.err
+    assert "insecure = true" in push(plain.host).err
+    user.trust(plain)
+    assert push(plain.host).status == 0
 
 
 def test_a_mirror(user: User, plain: Registry, tmp_path: Path) -> None:

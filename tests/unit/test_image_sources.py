@@ -80,6 +80,8 @@ class Machine:
         if "login" in words:
             return Completed(words, 0 if self.user else 1, self.user.encode(), b"")
         (name,) = (w.removeprefix("docker://") for w in words if w.startswith("docker://"))
+        if written := [w.partition("=")[2] for w in words if w.startswith("--digestfile=")]:
+            return self.push(words, name, Path(written[0]))
         path = self.has.get("skopeo", {}).get(name)
         if "@" in name:  # the fake's only image of the repository
             repository = name.partition("@")[0]
@@ -94,6 +96,16 @@ class Machine:
             self.copy(words, layers)
             return Completed(words, 0, b"", b"")
         return Completed(words, 0, config if "--config" in words else manifest, b"")
+
+    def push(self, words: tuple[str, ...], name: str, written: Path) -> Completed:
+        if self.says != "manifest unknown":
+            said = f'level=fatal msg="{self.says}"'
+            raise CommandError(words, where="here", status=1, stderr=said)
+        (source,) = (w.partition(":")[2] for w in words if w.startswith("docker-archive:"))
+        assert ":" not in source  # it would end the path
+        self.has.setdefault("pushed", {})[name] = Path(source).resolve()
+        written.write_text(digest(Path(source).read_bytes()) + "\n")
+        return Completed(words, 0, b"", b"")
 
     def copy(self, words: tuple[str, ...], layers: Mapping[str, bytes]) -> None:
         (blobs,) = (w.partition("=")[2] for w in words if w.startswith("--dest-shared-blob-dir"))
@@ -484,6 +496,28 @@ def test_the_meaning_of_a_failure(machine: Machine, said: str, meaning: str, hin
     assert meaning in caught.value.message
     assert said in caught.value.message
     assert hint in str(caught.value.hint)
+
+
+def test_an_archive_is_pushed_under_a_name(machine: Machine) -> None:
+    path = archive(machine, "text").rename(machine.folder / "a:b.tar")
+    name = store_of(machine).push(path, NAME)
+    assert name == f"{NAME}@{digest(path.read_bytes())}"
+    assert machine.has["pushed"] == {NAME: path}
+    assert not any("src-" in word for words in machine.calls for word in words)
+
+
+@pytest.mark.parametrize(("said", "meaning"), [
+    ("requested access to the resource is denied", "no user is logged in"),
+    ("dial tcp 127.0.0.1:1: connect: connection refused", "cannot be reached"),
+    ("http: server gave HTTP response to HTTPS client", "plain HTTP"),
+])  # fmt: skip
+def test_a_push_that_fails_has_its_name_and_its_meaning(
+    machine: Machine, said: str, meaning: str
+) -> None:
+    machine.says = said
+    with pytest.raises(ArtifactError, match=meaning) as caught:
+        store_of(machine).push(archive(machine, "text"), NAME)
+    assert NAME in caught.value.message
 
 
 @pytest.mark.parametrize(("user", "words"), [("me", "user me"), ("", "no user")])

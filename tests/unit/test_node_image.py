@@ -276,3 +276,70 @@ def test_names_of_images(tag: str, name: str) -> None:
 def test_only_root_can_build_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert cli.run(["image", "build"]) == 3
+
+
+@pytest.fixture
+def pushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """The archives that were pushed, by their tag, and their names; one is built already."""
+    done: list[tuple[str, str]] = []
+    (tmp_path / "image.tar").write_text(NAME)
+
+    def push(_: Store, archive: Path, name: str) -> str:
+        done.append((archive.read_text(), name))
+        return f"{name}@sha256:01"
+
+    def kept(_: Store, name: str, source: Any) -> Path | None:
+        return tmp_path if (name, source.tag) == ("node-image", NAME) else None
+
+    monkeypatch.setattr(Store, "push", push)
+    monkeypatch.setattr(Store, "kept", kept)
+    return done
+
+
+@pytest.mark.parametrize(
+    ("target", "name"),
+    [
+        ("registry.example", "registry.example/testbed/node:1"),
+        ("localhost:5000", "localhost:5000/testbed/node:1"),
+        ("localhost:5000/", "localhost:5000/testbed/node:1"),
+        ("localhost/a", "localhost/a:latest"),
+        ("registry.example:5000/group/node:7", "registry.example:5000/group/node:7"),
+        ("docker.io/me/node", "docker.io/me/node:latest"),
+    ],
+)
+def test_the_image_is_pushed_and_its_name_printed(
+    pushed: list[tuple[str, str]], capsys: pytest.CaptureFixture[str], target: str, name: str
+) -> None:
+    assert cli.run(["image", "push", target]) == 0
+    assert pushed == [(NAME, name)]
+    assert capsys.readouterr().out == f"{name}@sha256:01\n"
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["", "/", "group/node", "node", "a b.example", "r.example/A", "r.example/a@sha256:01",
+     "https://r.example", "r.example:x", "r.example/a:b:c", "-r.example/.."],
+)  # fmt: skip
+def test_a_target_that_is_none_is_wrong_use(pushed: list[tuple[str, str]], target: str) -> None:
+    assert cli.run(["image", "push", "--", target]) == 2
+    assert pushed == []
+
+
+def test_an_image_that_is_not_built_is_not_pushed(
+    pushed: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(Store, "kept", lambda *_: None)
+    assert cli.run(["image", "push", "localhost:5000"]) == 3
+    assert "image build" in capsys.readouterr().err
+    assert pushed == []
+
+
+def test_an_image_that_was_built_with_a_name_is_pushed_under_it(
+    pushed: list[tuple[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = {"r.example/mine:latest": tmp_path}
+    monkeypatch.setattr(Store, "kept", lambda _, name, source: there.get(source.tag))
+    assert cli.run(["image", "push", "r.example/mine"]) == 0
+    assert [name for _, name in pushed] == [*there]
+    assert cli.run(["image", "push", "r.example/other"]) == 3

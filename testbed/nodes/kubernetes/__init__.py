@@ -15,7 +15,8 @@ IMAGE = UpOption(
     "image",
     "TESTBED_KUBE_IMAGE",
     "NAME",
-    "Image of the Pods of a new lab on a Kubernetes cluster. Default: testbed/node:1.",
+    "Image of the Pods of a new lab on a Kubernetes cluster: see `testbed image push`. Default: "
+    "testbed/node:1.",
 )
 KEEP_ALIVE = UpOption(
     "keep-alive",

@@ -283,8 +283,8 @@ class Site:
         if pod.stuck:
             raise LabError(
                 f"{pod.node} cannot start on {pod.worker}: {pod.waits}",
-                hint=f"the cluster must be able to pull {pod.image}: `testbed image build` makes "
-                "it, and `--image NAME` is its name in your registry",
+                hint=f"the cluster must be able to pull {pod.image}: `testbed image push` "
+                "pushes it to your registry, and prints its name for --image",
             )
 
     def _post(self, what: str, path: str, body: Mapping[str, Any], *, dry: bool = False) -> None:
