@@ -9,7 +9,7 @@ import copy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from testbed.artifacts import e2e, kube_router, node_image
+from testbed.artifacts import e2e, engines, kube_router, node_image
 from testbed.artifacts.cc import CProgram
 from testbed.artifacts.debian import DebianPackages, DebianTree
 from testbed.artifacts.gomod import GoModule
@@ -21,6 +21,7 @@ from testbed.artifacts.pypi import PythonPackage
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from testbed.artifacts.engines import Engine
     from testbed.artifacts.source import Source
 
 PACKAGE = Path(__file__).parent.parent
@@ -196,34 +197,38 @@ INGRESS: Mapping[str, Source] = {
 }  # fmt: skip
 
 
-def _docker_client(release: str, language: str) -> GoModule:
-    """Return the docker client of a release; ``language`` is from its vendor.mod."""
-    module = f"docker-cli-{release.partition('.')[0]}"
-    return GoModule(
-        module=module,
-        packages={"docker": "github.com/docker/cli/cmd/docker"},
-        main="github.com/docker/cli",
-        stamp=("github.com/docker/cli/cli/version.Version",),
-        release=release,
-        language=language,  # Go does not read vendor.mod
-    )
+def _engine(engine: Engine) -> dict[str, Source]:
+    """Return the parts of a release of Docker Engine: its daemon and its client."""
+    return {
+        engine.daemon: GoModule(
+            module=engine.daemon,
+            packages={name: f"{engine.module}/cmd/{name}" for name in ("dockerd", "docker-proxy")},
+            main=engine.module,
+            stamp=(f"{engine.module}/dockerversion.Version",),
+            release=engine.version,
+            tags=engine.tags,
+            language=engine.language,
+        ),
+        engine.client: GoModule(
+            module=engine.client,
+            packages={"docker": f"{engines.CLIENT}/cmd/docker"},
+            main=engines.CLIENT,
+            stamp=(f"{engines.CLIENT}/cli/version.Version",),
+            release=engine.version,
+            language=engine.client_language,
+        ),
+    }
 
 
-#: Docker Engine 28, for labs that ask for it; its runc is that of 29.
-ENGINE_28: Mapping[str, Source] = {
-    "docker-28": GoModule(
-        module="docker-28",
-        packages={
-            "dockerd": "github.com/docker/docker/cmd/dockerd",
-            "docker-proxy": "github.com/docker/docker/cmd/docker-proxy",
-        },
-        main="github.com/docker/docker",
-        stamp=("github.com/docker/docker/dockerversion.Version",),
-        release="28.5.2",
-        tags=("exclude_graphdriver_btrfs",),  # else btrfs headers are required
-        language="go1.24",  # vendor.mod says so, which Go does not read
-    ),
-    "docker-cli-28": _docker_client("28.5.2", language="go1.23"),
+#: Releases of Docker Engine that are built beforehand, and those for labs that ask for them.
+ENGINES_EVERYWHERE: Mapping[str, Source] = {
+    name: source
+    for one in engines.BUILT.values()
+    if one.everywhere
+    for name, source in _engine(one).items()
+}
+ENGINES_ON_REQUEST: Mapping[str, Mapping[str, Source]] = {
+    f"engine-{one.release}": _engine(one) for one in engines.BUILT.values() if not one.everywhere
 }
 
 COMPOSE: Mapping[str, Source] = {
@@ -298,22 +303,9 @@ INVENTORY = Inventory(
             stamp=("github.com/flannel-io/flannel/pkg/version.Version",),
             cgo="x86_64",  # the udp backend, the only part in C, exists for this one
         ),
-        # Docker Engine 29: the parts whose sources are a Go module; containerd is Debian's.
-        "docker-29": GoModule(
-            module="docker-29",
-            packages={
-                "dockerd": "github.com/moby/moby/v2/cmd/dockerd",
-                "docker-proxy": "github.com/moby/moby/v2/cmd/docker-proxy",
-            },
-            stamp=("github.com/moby/moby/v2/dockerversion.Version",),
-            # The engine's release tags (docker-v29...) are not versions of the module; its
-            # releases/versions.yaml lists the tag of each version.
-            release="29.8.1",
-            tags=("exclude_graphdriver_btrfs",),  # else btrfs headers are required
-        ),
-        "docker-cli-29": _docker_client("29.8.1", language="go1.26"),
+        **ENGINES_EVERYWHERE,
         # Debian's runc lacks the time namespaces that engine 29 asks for.
-        "runc-1.5": GoModule(
+        engines.RUNC: GoModule(
             module="runc-1.5",
             packages={"runc": "github.com/opencontainers/runc"},
             tags=("seccomp",),
@@ -343,7 +335,7 @@ INVENTORY = Inventory(
         **e2e.IMAGES,
     },
     roles={
-        "engine-28": ENGINE_28,
+        **ENGINES_ON_REQUEST,
         "compose": COMPOSE,
         "crictl": CRICTL,
         "kubernetes": KUBERNETES,

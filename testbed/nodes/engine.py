@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from testbed.artifacts.engines import BUILT, DEBIAN
 from testbed.errors import CommandError, MachineError, TimeoutExpired
 from testbed.nodes.base import Service
 from testbed.process import run
@@ -21,9 +22,8 @@ Release = str
 #: Artifacts (:mod:`testbed.artifacts.inventory`) of each release. The first one provides the daemon
 #: and its version; a helper program comes from the first artifact that has it.
 PARTS: Mapping[Release, tuple[str, ...]] = {
-    "20.10": ("docker",),
-    "28": ("docker-28", "docker-cli-28", "runc-1.5", "docker"),
-    "29": ("docker-29", "docker-cli-29", "runc-1.5", "docker"),
+    "20.10": (DEBIAN,),
+    **{release: built.parts for release, built in BUILT.items()},
 }
 #: Programs that a folder of one's own must have; others are Debian's.
 OF_A_FOLDER = (
@@ -79,7 +79,7 @@ def is_folder(release: Release) -> bool:
 
 def parts_of(release: Release) -> tuple[str, ...]:
     """Return the parts of a release, in which its programs are looked for in this order."""
-    return (release, "docker") if is_folder(release) else PARTS[release]
+    return (release, DEBIAN) if is_folder(release) else PARTS[release]
 
 
 def version_in(folder: str) -> str:

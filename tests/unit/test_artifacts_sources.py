@@ -21,6 +21,7 @@ import pytest
 from testbed.artifacts import debian, gomod, image, pypi, release
 from testbed.artifacts.cc import CProgram
 from testbed.artifacts.debian import Apt, DebianPackages, DebianTree
+from testbed.artifacts.engines import BUILT
 from testbed.artifacts.gomod import GoModule
 from testbed.artifacts.inventory import CONTOUR, INVENTORY
 from testbed.artifacts.package_image import PackageImage
@@ -28,6 +29,7 @@ from testbed.artifacts.plain_image import PlainImage
 from testbed.artifacts.pypi import PythonPackage
 from testbed.artifacts.source import Job, system
 from testbed.errors import ArtifactError, CommandError
+from testbed.nodes.engine import OF_A_FOLDER
 from testbed.process import Completed
 
 Answer = Callable[["Call"], str | int | None]
@@ -479,23 +481,49 @@ def test_a_module_of_several_programs(
     assert "+v2." in str(source.version())
 
 
-def test_engine_28_is_built_for_labs_that_ask_for_it(
-    machine: Machine, job: Job, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("engine", "version", "language"),
+    [("26", "26.1.5", "go1.21"), ("28", "28.5.2", "go1.24")],
+)
+def test_engines_that_are_built_for_labs_that_ask_for_them(
+    machine: Machine,
+    job: Job,
+    monkeypatch: pytest.MonkeyPatch,
+    engine: str,
+    version: str,
+    language: str,
 ) -> None:
     machine.answers["go"] = go("go1.99")
     monkeypatch.setattr("testbed.process.run", machine)
-    source = INVENTORY.parts["docker-28"]
-    assert source.version() == "28.5.2"
-    assert source.fill(job) == "28.5.2"
+    source = INVENTORY.parts[f"docker-{engine}"]
+    assert source.version() == version
+    assert source.fill(job) == version
     builds = [call for call in machine.calls if call.argv[1] == "build"]
     assert [Path(call.after("-o")).name for call in builds] == ["dockerd", "docker-proxy"]
     # The module of this release has no go.mod, and Go takes such sources for Go 1.16's.
-    assert all("-gcflags=github.com/docker/docker/...=-lang=go1.24" in one.argv for one in builds)
-    assert INVENTORY.roles["docker-28"] not in ("", "docker"), "`make setup` does not build it"
-    assert INVENTORY.programs["dockerd"] == "docker"
+    flag = f"-gcflags=github.com/docker/docker/...=-lang={language}"
+    assert all(flag in one.argv for one in builds)
+    for part in (f"docker-{engine}", f"docker-cli-{engine}"):
+        assert INVENTORY.roles[part] == f"engine-{engine}", "`make setup` does not build it"
+    assert INVENTORY.programs["dockerd"] == INVENTORY.programs["docker"] == "docker"
 
 
-@pytest.mark.parametrize(("engine", "language"), [("28", "go1.23"), ("29", "go1.26")])
+def test_each_engine_has_the_programs_that_a_node_starts() -> None:
+    assert list(BUILT) == sorted(BUILT, key=int)
+    for engine in BUILT.values():
+        brought = [name for part in engine.parts for name in INVENTORY.brought_by(part)]
+        assert {*OF_A_FOLDER, "ctr", "docker-init"} <= set(brought)
+        assert INVENTORY.brought_by(engine.daemon) == ["dockerd", "docker-proxy"]
+        assert INVENTORY.brought_by(engine.client) == ["docker"]
+        beforehand = {engine.daemon, engine.client}.isdisjoint(INVENTORY.roles)
+        assert beforehand == engine.everywhere
+    assert [one.release for one in BUILT.values() if one.everywhere] == ["29"]
+
+
+@pytest.mark.parametrize(
+    ("engine", "language"),
+    [("26", "go1.21"), ("28", "go1.23"), ("29", "go1.26")],
+)
 def test_sources_without_a_go_mod_of_their_own(
     machine: Machine, job: Job, monkeypatch: pytest.MonkeyPatch, engine: str, language: str
 ) -> None:

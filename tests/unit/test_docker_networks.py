@@ -270,6 +270,10 @@ BAD: dict[str, Bad] = {
             f"{FRONT}\n    back: {{}}",
             'web: {node: n1, networks: {front: , back: {mac_address: §"02:00:00:00:00:01"}}}',
         ),
+        "engine 25 or later",
+    ),
+    "priority on 26": bad(
+        nets(FRONT, "web: {node: n1, networks: {front: {gw_priority: §1}}}", more="  engine: 26\n"),
         "engine 28 or later",
     ),
     "MAC address of the container": bad(
@@ -415,6 +419,11 @@ FINE = [
     nets("mac: {driver: macvlan, subnet: 10.168.0.0/24, driver_opts: {parent: eth0.10}}"),
     nets("mac: {driver: macvlan, driver_opts: {parent: d0}}"),  # a link that a command makes
     nets(FRONT, "web: {node: n1, networks: {front: {mac_address: 02:00:00:00:00:01}}}"),
+    nets(
+        f"{FRONT}\n    back: {{}}",
+        "web: {node: n1, networks: {front: , back: {mac_address: 02:00:00:00:00:01}}}",
+        more="  engine: 26\n",
+    ),
     nets(FRONT, "web: {node: n1, networks: [front], publish: ['[::]:80:80', '0.0.0.0:80:80']}"),
     nets(FRONT, "web: {node: n1, networks: [front], publish: ['53:53/udp', '53:53', '53:53/sctp']}"),  # noqa: E501
     DOCKER + 'containers: {web: {node: n1, restart: "no", user: 1000, stop_signal: 9}}\n',

@@ -13,6 +13,7 @@ from jsonschema import Draft202012Validator
 from topology_texts import DOCKER, FLANNEL, LAN, bad, problems
 
 from testbed.artifacts import release
+from testbed.artifacts.engines import BUILT
 from testbed.artifacts.inventory import INVENTORY
 from testbed.claims.observation import Observation
 from testbed.errors import ServiceError, StepsFailed, TopologyError, UsageError
@@ -107,21 +108,27 @@ def test_the_programs_of_a_node_are_those_of_its_engine() -> None:
 
 
 def test_the_versions_that_are_built_are_names_of_their_engines() -> None:
-    for engine in ("28", "29"):
+    for engine in BUILT:
         version = (INVENTORY.parts[f"docker-{engine}"].version() or "").partition("+")[0]
         whole = [version, version.rpartition(".")[0]]
         assert [ENGINE_ALIASES.get(one) for one in whole] == [engine, engine]
 
 
-@pytest.mark.parametrize("text", ["28", '"28"', "28.5", '"28.5"', "28.5.2"])
-def test_an_engine_by_its_version(text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "engine"),
+    [
+        *((text, "28") for text in ("28", '"28"', "28.5", '"28.5"', "28.5.2")),
+        *((text, "26") for text in ("26", "26.1", "26.1.5")),
+    ],
+)
+def test_an_engine_by_its_version(text: str, engine: str) -> None:
     found = load_text(f"{DOCKER}docker: {{engine: {text}}}\n", "t.yaml")
-    assert engine_of(found, "n1") == "28"
-    assert parts_of("28")[0] == "docker-28"
+    assert engine_of(found, "n1") == engine
+    assert parts_of(engine)[0] == f"docker-{engine}"
     assert load_data(found.to_dict(), "t.yaml") == found
 
 
-@pytest.mark.parametrize("text", ["24", '"26.1"', "28.4", "30"])
+@pytest.mark.parametrize("text", ["24", "25", '"26.0"', "28.4", "30"])
 def test_a_version_that_is_not_here_is_refused_with_those_that_are(text: str) -> None:
     (problem,) = problems(f"{DOCKER}docker: {{engine: {text}}}\n")
     assert "28" in problem.wanted

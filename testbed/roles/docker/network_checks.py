@@ -38,6 +38,9 @@ LINK = re.compile(r"(eth[0-9]+)(\.[0-9]+)?")
 #: (moby, daemon/libnetwork/netlabel), and such a name with its number.
 PREFIX, PREFIX_OPTION = "eth", "com.docker.network.container_iface_prefix"
 NUMBERED = re.compile(r"(.*?)(0|[1-9][0-9]*)")
+#: The first engine that can set a MAC address on each network (docs.docker.com, "Engine API version
+#: history", 1.44).
+ENDPOINT_MAC = 25
 
 
 class NetworkChecks(Look):
@@ -65,14 +68,14 @@ class NetworkChecks(Look):
     def _path(network: str, *more: str | int) -> Path:
         return (ROLE, "networks", network, *more)
 
-    def _old(self, node: str) -> bool:
-        """Tell whether a node's engine is older than 28."""
+    def _old(self, node: str, since: int = 28) -> bool:
+        """Tell whether a node's engine is older than ``since``."""
         paths = ((ROLE, "engine"), ("nodes", node, ROLE, "engine"))
         known = node in self.t.nodes and DockerSection.find(self.t) is not None
         return (
             known
             and not any(self.bad(*p) for p in paths)
-            and number_of(engine_of(self.t, node)) < (28, 0, 0)
+            and number_of(engine_of(self.t, node)) < (since, 0, 0)
         )
 
     # -- networks -------------------------------------------------------------
@@ -284,9 +287,9 @@ class NetworkChecks(Look):
                     wanted = "a name that no other interface of the container gets by default"
                     hint = f"choose another, such as {free}, or name the interfaces of all networks"
                     self.add(at, wanted, quote(one.interface_name), hint)
-            if one.mac_address and i and old:
+            if one.mac_address and i and self._old(container.node, ENDPOINT_MAC):
                 where = f"a second network (on {container.node})"
-                wanted = f"engine 28 or later for a MAC address on {where}"
+                wanted = f"engine {ENDPOINT_MAC} or later for a MAC address on {where}"
                 hint = "set engine: 29, or write this network first"
                 self.add(self._at(container, one.name, "mac_address"), wanted, engine, hint)
             if one.name == BRIDGE and (one.addresses or one.aliases):

@@ -7,6 +7,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from testbed.artifacts.engines import BUILT
 from testbed.errors import UsageError
 from testbed.limits import Takes
 from testbed.nodes.engine import CONTAINERD, SERVICE, words_of
@@ -98,7 +99,7 @@ def _set(key: str) -> Callable[[dict[str, Any], Topology, Any], None]:
 OPTIONS = (
     Option(
         "docker",
-        "Docker Engine: debian (20.10, or 26.1 on Debian 13), 28 or 29.",
+        f"Docker Engine: debian (20.10, or 26.1 on Debian 13), {', '.join(BUILT)}.",
         _set("engine"),
         "no node with Docker, so engine {value} would have no effect",
         "the role docker, like docker-single",

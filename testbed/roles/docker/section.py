@@ -9,6 +9,7 @@ from ipaddress import IPv4Interface
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
+from testbed.artifacts.engines import BUILT
 from testbed.nodes.engine import OF_A_FOLDER, OLDEST, Release, number_of, version_in
 from testbed.roles.docker.daemon_json import ELSEWHERE, DaemonJson
 from testbed.roles.docker.networks import NAME, DockerNetwork
@@ -33,16 +34,16 @@ if TYPE_CHECKING:
     from testbed.topology.tree import Tree
 
 ROLE = "docker"
-ENGINES: tuple[Release, ...] = ("20.10", "28", "29")
+ENGINES: tuple[Release, ...] = ("20.10", *BUILT)
 DEFAULT_ENGINE: Release = "20.10"
 #: Other names of an engine, also by the version that is built. 20.10 without quotes is a number,
 #: which YAML reads as 20.1.
 #: Debian's engine has the name of Debian 12's release, even if this machine has another one.
 ENGINE_ALIASES: Mapping[str, Release] = {
     "debian": "20.10", "20": "20.10", "20.1": "20.10",
-    "28.5": "28", "28.5.2": "28", "29.8": "29", "29.8.1": "29",
+    **{name: release for release, built in BUILT.items() for name in built.names},
 }  # fmt: skip
-OTHERS = "for others write the path of a folder with the engine's programs: ./docker-26.1.4"
+OTHERS = "for others write the path of a folder with the engine's programs: ./docker-25.0.5"
 #: Back ends for Docker's packet filter rules.  ``iptables`` is the machine's default variant;
 #: ``nftables`` is the engine's native back end, without iptables.
 Firewall = Literal["iptables", "iptables-legacy", "iptables-nft", "nftables"]
@@ -151,8 +152,9 @@ class DockerSection(Section):
     )
     engine: Release = key(
         ENGINE,
-        "Release of Docker Engine: 28, 29, or Debian's package (`debian` or 20.10; 26.1 on Debian "
-        "13); or the path of a folder with the programs of another one, such as a static build.",
+        f"Release of Docker Engine: {', '.join(BUILT)}, or Debian's package (`debian` or 20.10; "
+        "26.1 on Debian 13); or the path of a folder with the programs of another one, such as a "
+        "static build.",
         default=DEFAULT_ENGINE,
     )
     firewall: Firewall = key(
