@@ -23,6 +23,7 @@ from testbed.registry import ROLES
 if TYPE_CHECKING:
     from testbed.labs.live import LiveLab
     from testbed.nodes.place import Runs
+    from testbed.topology.foreign import Foreign
     from testbed.topology.model import Topology
 
 FORMAT = 1  #: of :meth:`Inventory.to_dict`; one more when a field changes its meaning
@@ -219,13 +220,18 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """A network of the lab; ``bridge`` is the fabric's device, "" without a fabric to look at."""
+    """A network of the lab; ``bridge`` is the fabric's device, "" without a fabric to look at.
+
+    One that is ``aside`` is not drawn in the file of the lab: the tool that runs the lab has its
+    nodes on it besides their links.
+    """
 
     name: str
     subnet: str
     ports: tuple[tuple[str, str], ...]  #: a node and an interface each
     bridge: str = ""
     uplink: bool = False  #: it has a way out of the lab
+    aside: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,13 +320,21 @@ def inventory(lab: LiveLab) -> Inventory:
     held = fabric.result()
     found, warnings = services.result()
     made = [_joined(lab, one, held) for one in nodes]
+    networks: list[Network] = []
+    if lab.topology.foreign is not None and held is not None:
+        made = _plugged(made, held)
+        networks = list(bridged(lab.topology.foreign, made, held))
+        made = [_on(networks, one) for one in made]
+    else:
+        networks = list(_networks(lab.topology, made, held))
     if held is not None:
         made.append(_reflected(held, made))
+    shown = {network.name for network in networks}
     return Inventory(
         lab.name,
         tuple(made),
-        tuple(_networks(lab.topology, made, held)),
-        tuple(wires(lab.topology, nodes)),
+        tuple(networks),
+        tuple(pair for pair in wires(lab.topology, nodes) if not shown & {end.at for end in pair}),
         _overlay(lab),
         tuple(found),
         tuple(warnings),
@@ -363,10 +377,14 @@ def machine(lab: LiveLab, name: str) -> Machine:
 def _fabric(lab: LiveLab) -> Machine | None:
     """Look at the fabric; None if there is none that can be seen."""
     try:
-        node = lab.fabric if lab.topology.foreign is None else None
+        node = lab.fabric
         if node is None:
             return None
-        spaces = _spaces(_look(node, []), [])
+        if lab.topology.foreign is None:
+            printed = _look(node, [])
+        else:  # it may have names for the namespaces of the nodes
+            printed = node.run(["sh", "-c", LOOK_OUTSIDE], timeout=SECONDS).stdout
+        spaces = _spaces(printed, [])
     except (TestbedError, LookupError, TypeError, ValueError, AttributeError):
         return None
     return Machine(node.name, fabric=True, spaces=tuple(_paired(node.name, spaces)))
@@ -691,6 +709,70 @@ def _joined(lab: LiveLab, machine: Machine, fabric: Machine | None) -> Machine:
         own, links=tuple(replace(one, joins=networks.get(one.name, "")) for one in own.links)
     )
     return replace(machine, spaces=(_with_peers(own, peers), *others))
+
+
+def _plugged(nodes: Sequence[Machine], fabric: Machine) -> list[Machine]:
+    """Return the nodes with the ports of the fabric that another tool has joined them to.
+
+    No file names these: the kernel does, which all of them have in common.
+    """
+    ends = [
+        End(one.name, link.name, link.index, link.data["peer_index"], link.data["peer_netns"])
+        for one in (*nodes, fabric)
+        for link in one.own.links
+        if link.kind == "veth" and link.data.get("peer_netns") is not None
+    ]
+    found: dict[str, dict[tuple[str, str], Peer]] = {}
+    for pair in pairs(ends):
+        for one, other in (pair, pair[::-1]):
+            found.setdefault(one.space, {})["", one.name] = Peer(other.space, "", other.name)
+    return [
+        replace(one, spaces=(_with_peers(one.own, found.get(one.name, {})), *one.spaces[1:]))
+        if one.spaces
+        else one
+        for one in nodes
+    ]
+
+
+def bridged(foreign: Foreign, nodes: Sequence[Machine], fabric: Machine) -> Iterator[Network]:
+    """Yield the networks of another tool's lab: bridges of the fabric that nodes are on."""
+    ports: dict[str, list[tuple[str, Link]]] = {}
+    for node in nodes:
+        for link in node.own.links:
+            peer = link.peer
+            held = fabric.own.link(peer.link) if peer and peer.machine == fabric.name else None
+            if held is not None and held.master:
+                ports.setdefault(held.master, []).append((node.name, link))
+    drawn = {end.at for link in foreign.links for end in link.ends}
+    for bridge, some in ports.items():
+        known = dict.fromkeys(name for node, _ in some for name in foreign.nodes[node].networks)
+        rest = [
+            name
+            for name in known  # without bridges that have the name, and those in nodes
+            if fabric.own.link(name) is None and name.rpartition(":")[0] not in drawn
+        ]
+        name = bridge if bridge in known else rest[0] if rest else bridge
+        subnets = {
+            one.version: str(one)
+            for _, link in reversed(some)
+            for one in (ip_interface(address).network for address in link.global_addresses)
+        }
+        yield Network(
+            name,
+            ", ".join(subnets[version] for version in sorted(subnets)),
+            tuple((node, link.name) for node, link in some),
+            bridge,
+            aside=name != bridge,
+        )
+
+
+def _on(networks: Iterable[Network], machine: Machine) -> Machine:
+    """Return a node with the networks that its devices lead to."""
+    joins = {port: one.name for one in networks for at, port in one.ports if at == machine.name}
+    if not joins:
+        return machine
+    links = tuple(replace(one, joins=joins.get(one.name, one.joins)) for one in machine.own.links)
+    return replace(machine, spaces=(replace(machine.own, links=links), *machine.spaces[1:]))
 
 
 def _reflected(fabric: Machine, nodes: Iterable[Machine]) -> Machine:

@@ -153,8 +153,14 @@ def _addresses(inventory: Inventory, end: End, family: int) -> list[tuple[str, s
     """
     machine = inventory.machine(end.machine)
     space = machine.space(end.space) if machine else None
+    aside = {network.name for network in inventory.networks if network.aside}
     return [
-        (str(ip_interface(one).ip), str(ip_interface(one).network), link.joins, _wired(end, link))
+        (
+            str(ip_interface(one).ip),
+            str(ip_interface(one).network),
+            "" if link.joins in aside else link.joins,
+            _wired(end, link) and link.joins not in aside,
+        )
         for link in (space.links if space else ())
         if link.shown
         for one in link.global_addresses

@@ -456,8 +456,7 @@ class _Run:
         return explain.is_answered(outcome["outcome"], errors, self.target.address)
 
     def _last(self, direction: str, hops: Sequence[Hop], outcome: Mapping[str, Any]) -> Hop:
-        spot = hops[-1].spot
-        spot = Spot(spot.machine, spot.space)
+        spot = replace(hops[-1].spot, interface="")
         if direction == "back":
             text = outcome["text"] or {"answered": "has its answer", "silent": "waited no longer",
                                        "refused": "connection refused"}.get(

@@ -421,6 +421,14 @@ def test_a_walk_through_a_row_of_nodes(folder: Path) -> None:
         shown = live.network("right").run(["ip", "-j", "link", "show", "eth1"]).stdout
         assert view.dst_mac == json.loads(shown)[0]["address"]
 
+        shown = live.network("right").run(["ip", "-j", "-4", "addr", "show", "eth0"]).stdout
+        managed = json.loads(shown)[0]["addr_info"][0]["local"]
+        there = fine(checked(live, "left", managed, Request()))
+        assert devices(there) == [
+            "left:eth0 out", "mgmt-net:veth* in", "mgmt-net:veth* out", "right:eth0 in",
+        ]  # fmt: skip
+        assert {hop.kind for hop in there.hops}.isdisjoint({"blind"})
+
         live.network("middle").run(["ip", "route", "del", "10.2.0.0/24"])
         last = end(walk(live, "left", "10.2.0.2", Request(seconds=0.3)))
         assert str(last.spot) == "middle:eth1"

@@ -31,7 +31,7 @@ from testbed.roles.docker.role import Docker
 from testbed.testing import Bench
 from testbed.topology import load_text
 from testbed.topology.foreign import End as ForeignEnd
-from testbed.topology.foreign import Foreign
+from testbed.topology.foreign import Foreign, ForeignNode
 from testbed.topology.foreign import Link as ForeignLink
 
 if TYPE_CHECKING:
@@ -153,6 +153,64 @@ def test_links_of_another_tools_file() -> None:
     ]
     own = cast("Topology", SimpleNamespace(foreign=None, links={}))
     assert [*inventory.wires(own, nodes)] == []
+
+
+def veth(name: str, index: int, peer: int, netns: int, **given: Any) -> Link:
+    data = {"peer_index": peer, "peer_netns": netns}
+    return Link(name, index, "veth", up=True, data=data, **given)
+
+
+def foreign_lab() -> tuple[Foreign, list[Machine], Machine]:
+    """Two nodes at a bridge that the file draws, and at one of the engine that it does not."""
+    ends = [ForeignLink((ForeignEnd(name, "eth1"), ForeignEnd("br-x", f"p{name}")))
+            for name in ("a", "b")]  # fmt: skip
+    networks = ("mgmt-net", "br-x", "br0|a:x")
+    ends.append(ForeignLink((ForeignEnd("b", "eth2"), ForeignEnd("br0|a", "x"))))
+    known = {name: ForeignNode(name, networks=networks) for name in ("a", "b")}
+    foreign = Foreign("containerlab", nodes=known, links=tuple(ends))
+    nodes = [
+        Machine(name, spaces=(Space("", links=(
+            veth("eth0", 5, 10 + number, 0, addresses=(f"172.20.20.{number + 2}/24",)),
+            veth("eth1", 6, 20 + number, 0),
+        )),))
+        for number, name in enumerate("ab")
+    ]  # fmt: skip
+    ports = [
+        veth(name, index, peer, netns, master=master)
+        for name, index, peer, netns, master in (
+            ("veth1", 10, 5, 0, "br-5e1f"), ("veth2", 11, 5, 1, "br-5e1f"),
+            ("pa", 20, 6, 0, "br-x"), ("pb", 21, 6, 1, "br-x"),
+        )
+    ]  # fmt: skip
+    bridges = (Link("br-x", 2, "bridge"), Link("br-5e1f", 3, "bridge"))
+    return foreign, nodes, Machine("fabric", fabric=True,
+                                   spaces=(Space("", links=(*bridges, *ports)),))  # fmt: skip
+
+
+def test_bridges_of_another_tool_join_its_nodes() -> None:
+    foreign, nodes, fabric = foreign_lab()
+    plugged = inventory._plugged(nodes, fabric)
+    networks = [*inventory.bridged(foreign, plugged, fabric)]
+    assert [(one.name, one.bridge, one.subnet, one.ports, one.aside) for one in networks] == [
+        ("mgmt-net", "br-5e1f", "172.20.20.0/24", (("a", "eth0"), ("b", "eth0")), True),
+        ("br-x", "br-x", "", (("a", "eth1"), ("b", "eth1")), False),
+    ]
+    joined = [inventory._on(networks, one) for one in plugged]
+    assert [link.joins for one in joined for link in one.own.links] == ["mgmt-net", "br-x"] * 2
+    peers = [link.peer for one in joined for link in one.own.links]
+    assert [peer.link for peer in peers if peer] == ["veth1", "pa", "veth2", "pb"]
+    reflected = inventory._reflected(fabric, joined).own
+    assert {link.name: link.joins for link in reflected.links if link.kind == "bridge"} == {
+        "br-x": "br-x", "br-5e1f": "mgmt-net",
+    }  # fmt: skip
+
+
+def test_a_node_that_does_not_answer_has_no_ports() -> None:
+    foreign, nodes, fabric = foreign_lab()
+    plugged = inventory._plugged([nodes[0], Machine("b", error="gone")], fabric)
+    networks = [*inventory.bridged(foreign, plugged, fabric)]
+    assert [one.ports for one in networks] == [(("a", "eth0"),), (("a", "eth1"),)]
+    assert inventory._on(networks, plugged[1]) == plugged[1]
 
 
 # -- what iproute2 prints --------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from testbed.errors import LabError, UsageError
-from testbed.observe.inventory import Inventory, Link, Machine, Peer, Service, Space
+from testbed.observe.inventory import Inventory, Link, Machine, Network, Peer, Service, Space
 from testbed.walk.ends import End, source_of, target_of
 
 LAN = Link("eth0", 2, addresses=("10.0.0.1/24", "fd00::1/64"), joins="lan")
@@ -143,3 +143,21 @@ def test_a_link_of_the_lab_comes_before_the_network_that_manages_nodes() -> None
               ("right", "middle"): "10.2.0.1", ("left", "apart"): "172.20.20.5"}  # fmt: skip
     for (source, word), address in wanted.items():
         assert target_of(row, word, source_of(row, source), 4, nothing).address == address
+
+
+@pytest.mark.parametrize("aside", [True, False])
+def test_a_network_beside_the_links_of_a_lab_is_the_last_choice(aside: bool) -> None:
+    """All nodes are on it, and the links are what a lab is about."""
+    peer = Peer("middle", "", "eth1")
+    machines = [
+        Machine(name, spaces=(Space("", path=OWN, links=(
+            Link("eth0", 2, addresses=(f"172.20.20.{number}/24",), joins="mgmt",
+                 peer=Peer("fabric", "", f"veth{number}")),
+            Link("eth1", 3, addresses=(f"10.{number}.0.2/24",), peer=peer),
+        )),))
+        for number, name in ((2, "left"), (3, "right"))
+    ]  # fmt: skip
+    networks = (Network("mgmt", "172.20.20.0/24", (), "br-5e1f", aside=aside),)
+    found = Inventory("lab", tuple(machines), networks)
+    end = target_of(found, "right", source_of(found, "left"), 4, nothing)
+    assert end.address == ("10.3.0.2" if aside else "172.20.20.3")
