@@ -189,6 +189,31 @@ def test_a_lab_is_created_used_and_removed(cluster: Cluster, bed: Bed, tmp_path:
     assert not (bed.state / FOLDER).exists()
 
 
+def test_nodes_run_on_the_clusters_nodes_that_the_file_names(
+    cluster: Cluster, bed: Bed, tmp_path: Path
+) -> None:
+    pinned = WIRED.replace("}}\n  ", "}, on: node2}\n  ").replace(
+        "10.51.0.4}", "10.51.0.4}, on: node1"
+    )
+    file = write(tmp_path, pinned)
+    image = "docker.io/testbed/node:1"
+    bed.must("up", file, "--image", image, "--keep-alive", "8h")
+
+    def workers() -> dict[str, str]:
+        pods = cluster.get("pods", "-A", "-l", f"{LABEL}=wired,testbed.node")["items"]
+        assert {one["spec"]["containers"][0]["image"] for one in pods} == {image}
+        return {one["metadata"]["labels"]["testbed.node"]: one["spec"]["nodeName"] for one in pods}
+
+    assert workers() == {"a": "node2", "b": "node2", "c": "node1"}
+    assert bed.run("up", file, "--keep-alive", "7h").returncode == 2
+    write(tmp_path, pinned.replace("node1", "node2"))
+    assert "node c" in json.loads(bed.must("up", file, "--json").stdout)["changed"]
+    assert {*workers().values()} == {"node2"}
+    write(tmp_path, pinned.replace("node1", "node9"))
+    assert bed.run("up", file).returncode == 2
+    bed.must("down", "wired")
+
+
 def test_a_privileged_node_forwards_in_a_network_of_its_own(
     cluster: Cluster, bed: Bed, tmp_path: Path
 ) -> None:
