@@ -103,6 +103,12 @@ def _is_mapped(address: str) -> bool:
     return bool(getattr(ip_address(address), "ipv4_mapped", None))
 
 
+def owner_of(inventory: Inventory, address: str) -> tuple[str, str] | None:
+    """Return the place that has an address; None if there is none, or several."""
+    found = _owner(inventory, address)
+    return found.place if found else None
+
+
 def _owner(inventory: Inventory, address: str) -> End | None:
     """Return the place that has an address; None if there is none, or several."""
     wanted = ip_address(address)

@@ -567,6 +567,21 @@ def _end(
     return _chains(seen, taken, before, None, routed=routed)
 
 
+def unseen(made: Sequence[Hop], start: Spot, seen: Seen | None) -> Hop:
+    """Return the hop in place of the rest of a way, of which nothing is seen.
+
+    ``start`` is where the way begins, ``seen`` the last namespace that saw the packet.
+    """
+    last = made[-1] if made else None
+    text = "the rest of the way is not visible"
+    if last is not None and last.kind == "device" and last.point == "out":
+        link = seen.links.get(last.spot.interface) if seen else None
+        if link is None or link.peer is None:
+            text = f"what is behind {last.spot.interface} is not watched"
+    spot = replace(last.spot, interface="") if last is not None else start
+    return Hop("blind", spot, facts=(Fact(text, "inferred"),))
+
+
 def _is_routed(seen: Seen, before: Sighting, after: Sighting | None) -> bool:
     """Tell whether the routing table was asked between two sightings of a namespace."""
     if after is None:

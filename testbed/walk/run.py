@@ -18,7 +18,7 @@ from testbed.observe.inventory import inventory as look
 from testbed.observe.trace import legacy_event, logged, nft_events
 from testbed.walk import explain, follow, rules, watch
 from testbed.walk import send as sender
-from testbed.walk.ends import source_of, target_of
+from testbed.walk.ends import owner_of, source_of, target_of
 from testbed.walk.follow import Seen
 from testbed.walk.frames import Signature, cited_by, dropped, sightings
 from testbed.walk.model import Fact, Hop, Leg, Spot, Walk
@@ -324,13 +324,13 @@ class _Run:
             and (direction == "there" or last.place == target)
             and explain.has_arrived(hops, seen[last.place].addresses, answered=answered)
         )
+        unseen = not arrived and answered and not explain.is_dropped(hops)
         if arrived and last is not None:
             self._reached = last.place
             self._asker = explain.innermost(last.view).src
-        elif answered and not explain.is_dropped(hops):
-            text = "the answer came back, and the rest of this way cannot be seen"
-            spot = hops[-1].spot if hops else Spot(*(origin or ("", "")))
-            hops.append(Hop("blind", spot, facts=(Fact(text, "inferred"),)))
+        if unseen:
+            start = Spot(*(origin or ("", "")))
+            hops.append(follow.unseen(hops, start, seen.get(last.place) if last else None))
             arrived = True
         if direction == "there":
             first = Fact(f"sends {self.request} to {self.target.address}", "seen", "send")
@@ -348,6 +348,8 @@ class _Run:
             if not hops:
                 end = replace(end, spot=Spot(*(origin or ("", ""))))
             hops.append(end)
+        elif unseen:
+            hops.append(self._beyond(direction, hops, outcome))
         else:
             hops.append(self._last(direction, hops, outcome))
             if direction == "there" and last is not None:
@@ -469,6 +471,22 @@ class _Run:
             "error": outcome["error"],
         }[outcome["outcome"]]
         return Hop("process", spot, "", facts=(Fact(words, "seen", "send"),))
+
+    def _beyond(self, direction: str, hops: Sequence[Hop], outcome: Mapping[str, Any]) -> Hop:
+        """Return the last hop of a way whose end is not seen, at the owner of the destination.
+
+        An address without a known owner stands for itself.
+        """
+        place = self.source.place
+        if direction == "there":
+            view = next((one.view for one in reversed(hops) if one.view), None)
+            address = explain.innermost(view).dst if view else self.target.address
+            place = self.target.place if address == self.target.address else None
+            place = place or owner_of(self.inventory, address) or (address, "")
+        assert place is not None
+        last = replace(self._last(direction, hops, outcome), spot=Spot(*place))
+        text = "the answer came back, so the packet arrived here" if direction == "there" else ""
+        return replace(last, facts=(*last.facts, Fact(text, "inferred"))) if text else last
 
     def _errors(
         self, seen: Mapping[tuple[str, str], Seen], outcome: Mapping[str, Any]

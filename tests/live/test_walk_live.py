@@ -211,6 +211,33 @@ def test_two_containers_of_one_bridge_and_one_with_itself(docker: LiveLab) -> No
     assert str(host.hops[-1].spot) == "host"
 
 
+HIDDEN = """
+unshare -n sleep 600 >/dev/null 2>&1 & pid=$!
+until [ "$(readlink /proc/$pid/ns/net)" != "$(readlink /proc/self/ns/net)" ]; do :; done
+ip link add hid0 type veth peer name eth0 netns $pid
+ip address add 10.99.0.1/24 dev hid0
+ip link set hid0 up
+nsenter -t $pid -n sh -ec 'ip address add 10.99.0.2/24 dev eth0; ip link set eth0 up'
+echo $pid
+"""
+
+
+def test_a_way_to_a_hidden_namespace_ends_with_the_answer_of_its_address(row: LiveLab) -> None:
+    """No container and no named namespace has it, so that nothing there can be asked."""
+    node = row.node("c")
+    pid = node.run(["sh", "-ec", HIDDEN]).stdout.strip()
+    try:
+        for request_, word in ((Request(), "answers"), (Request("tcp", 81), "refuses")):
+            there = fine(walk(row, "c", "10.99.0.2", request_))
+            before, last = there.hops[-2:]
+            assert (before.kind, str(before.spot)) == ("blind", "c")
+            assert (last.kind, str(last.spot)) == ("process", "10.99.0.2")
+            assert word in why(last)
+            assert "listens on" not in why(last)  # not asked at the wrong place
+    finally:
+        node.run(["kill", pid])
+
+
 # -- rules, against what lists them ---------------------------------------------------
 
 

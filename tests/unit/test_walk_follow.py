@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import pytest
 from walk_frames import (
@@ -31,12 +30,10 @@ from walk_frames import (
 from testbed.observe.capture import decode
 from testbed.observe.conntrack import Connection, Tuple
 from testbed.observe.trace import Logged, TraceEvent
-from testbed.walk.follow import Seen, Trail, hops, trail, visits
+from testbed.walk.follow import Seen, Trail, hops, trail, unseen, visits
 from testbed.walk.frames import Signature
+from testbed.walk.model import Hop, Spot
 from testbed.walk.rules import Chain, Ruleset
-
-if TYPE_CHECKING:
-    from testbed.walk.model import Hop
 
 Places = Mapping[tuple[str, str], Seen]
 PING = frame(A, B, ip("10.0.0.2", "10.0.0.3", echo()))
@@ -534,3 +531,21 @@ def test_the_data_of_a_server_are_no_copies_of_its_answer() -> None:
         for name, bits in flags.items()
     }  # fmt: skip
     assert [name for name, one in told.items() if one == "back"] == ["SYN+ACK", "RST+ACK"]
+
+
+# -- an end that is not seen -------------------------------------------------------
+
+
+@pytest.mark.parametrize(("device", "point", "words"), [
+    ("alone", "out", "behind alone"), ("joined", "out", "the rest"), ("alone", "in", "the rest"),
+])  # fmt: skip
+def test_the_rest_of_a_way_that_is_not_seen_is_one_hop(device: str, point: str, words: str) -> None:
+    place = seen("node1", "c1", [link("alone", 1), link("joined", 2, "node2//eth0")], [])
+    found = unseen([Hop("device", Spot("node1", "c1", device), point)], Spot("node9"), place)
+    assert (found.kind, found.spot) == ("blind", Spot("node1", "c1"))
+    assert words in found.facts[0].text
+
+
+def test_a_way_of_which_nothing_is_seen_begins_at_its_source() -> None:
+    found = unseen([], Spot("node9"), None)
+    assert (found.kind, found.spot, found.facts[0].origin) == ("blind", Spot("node9"), "inferred")

@@ -11,7 +11,7 @@ from walks import across, all_walks, dropped, published, same_bridge
 
 from testbed.walk.compare import compare
 from testbed.walk.model import Change, Fact, Hop, Leg, Rule, Spot, Walk
-from testbed.walk.render import tree
+from testbed.walk.render import tree, words
 
 WIDTHS = (40, 57, 72, 80, 100, 132, 200)
 WALKS = all_walks()
@@ -177,3 +177,31 @@ def test_a_long_name_does_not_narrow_the_reasons_of_others() -> None:
         "│  0.000 ms ● docker-bridges filter-FORWARD",
         "│                      #1 accept",
     ]
+
+
+def hidden(*, arrived: bool = True) -> Leg:
+    """A leg that nothing has seen behind eth0."""
+    return Leg("there", (
+        Hop("process", Spot("node1"), seconds=0.0),
+        Hop("device", Spot("node1", "", "eth0"), "out", seconds=0.001),
+        Hop("blind", Spot("node1"), facts=(Fact("eth0 leads out of sight", "inferred"),)),
+        Hop("process" if arrived else "end", Spot("10.0.0.9"), facts=(Fact("answers", "seen"),)),
+    ), arrived)  # fmt: skip
+
+
+def test_a_hidden_end_is_told_with_the_last_place_that_was_seen() -> None:
+    """The time of that place is not the one of the arrival."""
+    (text,) = map(click.unstyle, tree.closing(hidden(), 100))
+    assert "arrived" in text
+    assert "node1:eth0 out" in text
+    assert "ms" not in text
+    assert words.duration(hidden()) == ""
+    assert words.beyond(hidden(arrived=False)) is None
+
+
+def test_a_walk_to_a_hidden_end_closes_with_the_answer_at_its_address() -> None:
+    found = Walk("lab", "node1", "10.0.0.9", "icmp echo", "", (hidden(),), {})
+    text = shown(found, 80)
+    at = text.index("10.0.0.9")
+    assert "answers" in text[at + 1]
+    assert "not visible" in text[at - 1]

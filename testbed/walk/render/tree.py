@@ -61,6 +61,9 @@ def closing(leg: Leg, width: int, *, named: bool = False) -> Iterator[str]:
     after = words.duration(leg)
     places = f"{len(leg.hops)} places on {_count(leg)}"
     text = f"{head}arrived" + (f" after {after}" if after else "") + f", {places}"
+    if (last := words.beyond(leg)) is not None:
+        at = f"{words.place(last)} {last.point}".rstrip()
+        text = f"{head}arrived, as its answer tells; seen as far as {at}"
     yield from _wrapped(f"✓ {text}", width, "", "  ", fg="green", bold=True)
 
 

@@ -221,8 +221,17 @@ def loss(leg: Leg) -> tuple[str, str]:
     return place(end), reason or next((rule.text for rule in end.rules), "")
 
 
+def beyond(leg: Leg) -> Hop | None:
+    """Return the last hop that was seen, of a leg that arrived where nothing is seen."""
+    if not leg.arrived or [hop.kind for hop in leg.hops[-2:]] != ["blind", "process"]:
+        return None
+    return next((hop for hop in reversed(leg.hops) if hop.kind == "device"), leg.hops[0])
+
+
 def duration(leg: Leg) -> str:
-    """Return the time at which a packet came to its last place; "" if it is on another clock."""
+    """Return the time at which a packet came to its last place; "" if it is not known."""
+    if beyond(leg) is not None:
+        return ""
     timed = [hop for hop in leg.hops if hop.kind == "device" or hop.seconds is not None]
     last = timed[-1].seconds if timed else None
     return milliseconds(last) if last is not None else ""
