@@ -17,12 +17,21 @@ from testbed.cli.common import make_settings
 from testbed.errors import MachineError
 from testbed.labs.lab import Lab
 from testbed.labs.run import Watch
+from testbed.nodes.engine import PROGRAMS
 from testbed.registry import ROLES
 from testbed.topology import load
 
 if TYPE_CHECKING:
+    from testbed.artifacts.engines import Engine
     from testbed.labs.run import Waiting
     from testbed.topology import Topology
+
+
+def skip_unless_built(engine: Engine) -> None:
+    """Skip a test of an engine that takes minutes to build, unless it is in the cache."""
+    store = make_settings().store
+    if not all(store.made(name, *engine.parts) for name in (*PROGRAMS, "docker")):
+        pytest.skip(f"not built: testbed doctor --role engine-{engine.release} --fix")
 
 
 def brought_up(topology: Topology, state: Path) -> Iterator[Lab]:

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from labs import skip_unless_built
 
 from testbed.artifacts.engines import BUILT, Engine
 from testbed.labs.lab import Lab
 from testbed.labs.live import LiveLab
-from testbed.nodes.engine import PROGRAMS
 from testbed.settings import settings
 from testbed.topology import Overrides, load, load_text
 
@@ -37,9 +37,7 @@ pytestmark = [pytest.mark.long, pytest.mark.parametrize("engine", ON_REQUEST)]
 @pytest.fixture(autouse=True)
 def _of_the_cache(engine: Engine, state: Path) -> Iterator[None]:
     assert state
-    store = settings().store
-    if not all(store.made(name, *engine.parts) for name in (*PROGRAMS, "docker")):
-        pytest.skip(f"not built: testbed doctor --role engine-{engine.release} --fix")
+    skip_unless_built(engine)
     yield
     Lab(NAME, settings()).down()
 

@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from labs import skip_unless_built
 
+from testbed.artifacts.engines import BUILT
 from testbed.labs import offers
 from testbed.labs.lab import Lab
 from testbed.labs.live import LiveLab
@@ -45,10 +47,8 @@ mount -n -t tmpfs none /etc/profile.d
 echo 'export PATH=/usr/local/wrong:$PATH DOCKER_HOST=tcp://192.0.2.1' > /etc/profile.d/wrong.sh
 exec "$@"
 """
-#: Engines that `make setup` does not build take minutes.
-EACH = [
-    pytest.param(one, marks=() if one in {"20.10", "29"} else pytest.mark.long) for one in ENGINES
-]
+ON_REQUEST = {name: one for name, one in BUILT.items() if not one.everywhere}
+EACH = [pytest.param(one, marks=pytest.mark.long if one in ON_REQUEST else ()) for one in ENGINES]
 
 
 @pytest.fixture(autouse=True)
@@ -60,6 +60,8 @@ def _down(state: Path) -> Iterator[None]:
 
 @pytest.mark.parametrize("engine", EACH)
 def test_each_is_of_the_version_that_the_lab_runs(engine: str) -> None:
+    if engine in ON_REQUEST:
+        skip_unless_built(ON_REQUEST[engine])
     topology = load("two-node", Overrides(docker=engine, name=NAME))
     Lab(NAME, settings()).up(topology)
     live = LiveLab(Lab(NAME, settings()).context())
@@ -113,6 +115,8 @@ services:
 @pytest.mark.parametrize("engine", EACH)
 def test_compose(engine: str) -> None:
     """Two services that know each other by name; or the command that builds Compose."""
+    if engine in ON_REQUEST:
+        skip_unless_built(ON_REQUEST[engine])
     Lab(NAME, settings()).up(load("docker-single", Overrides(docker=engine, name=NAME)))
     live, store = LiveLab(Lab(NAME, settings()).context()), settings().store
     node = live.node("host")
