@@ -7,7 +7,6 @@ network namespace. Colours and fonts are the page's, by class names.
 
 from __future__ import annotations
 
-import textwrap
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -125,9 +124,7 @@ def _stop(hop: Hop, _: Translate) -> Stop:
     kinds = {"change": "pic-small walk-change", "drop": "pic-small walk-drop"}
     details = []
     for note in told:
-        lines = textwrap.wrap(
-            note.text, LONGEST, max_lines=LINES, placeholder=" …", break_on_hyphens=False
-        )
+        lines = words.wrapped(note.text, LONGEST, most=LINES)
         whole = note.text if " ".join(lines) != note.text else ""
         details += [(line, kinds.get(note.kind, "pic-small"), whole) for line in lines]
     return Stop(hop, ("✗ " if hop.kind == "end" else "") + words.name(hop, _), details)

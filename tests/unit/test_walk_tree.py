@@ -205,3 +205,28 @@ def test_a_walk_to_a_hidden_end_closes_with_the_answer_at_its_address() -> None:
     at = text.index("10.0.0.9")
     assert "answers" in text[at + 1]
     assert "not visible" in text[at - 1]
+
+
+RULE = '-A POSTROUTING -s 10.0.0.0/8 ! -o docker0 -m comment --comment "a b c" -j MASQUERADE'
+
+
+@pytest.mark.parametrize("width", range(24, 100, 3))
+def test_an_option_stays_beside_its_value(width: int) -> None:
+    lines = words.wrapped(RULE, width)
+    assert " ".join(lines) == RULE
+    assert max(map(len, lines)) <= width
+    for part in ("-s 10.0.0.0/8", "! -o docker0", '--comment "a b c"', "-j MASQUERADE"):
+        assert any(part in line for line in lines), lines
+
+
+def test_what_is_too_long_for_a_line_is_wrapped_between_words() -> None:
+    lines = words.wrapped('--comment "one two three four"', 16)
+    assert lines == ['--comment "one', 'two three four"']
+    assert words.wrapped("one two three", 8, most=1) == ["one …"]
+
+
+def test_the_header_keeps_a_field_with_its_value() -> None:
+    walk = replace(across(), legs=across().legs[:1])
+    for width in range(60, 100):
+        text = shown(walk, width)
+        assert not any(line.endswith((" TTL", " id")) for line in text), text

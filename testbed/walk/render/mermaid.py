@@ -7,7 +7,6 @@ are notes over it, steps from one to the next are arrows (mermaid.js.org, "Seque
 from __future__ import annotations
 
 import json
-import textwrap
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -83,7 +82,7 @@ class _Diagram:
                     yield f"  Note over {ident}: {_text(*lines)}"
         if not leg.arrived and runs:
             where, why = words.loss(leg)
-            told = textwrap.wrap(f"LOST at {where}" + (f": {why}" if why else ""), LINE)
+            told = words.wrapped(f"LOST at {where}" + (f": {why}" if why else ""), LINE)
             yield from (RED, f"  {ident} --x {ident}: {_text(*told)}", "  end")
 
     @staticmethod
@@ -95,7 +94,7 @@ class _Diagram:
     def _words(hop: Hop, *, named: bool) -> list[str]:
         """Return the lines of a note; none where all is told by an arrow that names the device."""
         texts = [f"{note.sign} {note.text}".strip() for note in words.notes(hop)]
-        found = [line for text in texts for line in textwrap.wrap(text, LINE)]
+        found = [line for text in texts for line in words.wrapped(text, LINE)]
         if hop.kind == "end" or hop.spot.fabric or (hop.kind == "device" and named and not found):
             return found
         return [words.name(hop), *found]

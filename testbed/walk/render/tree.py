@@ -6,7 +6,6 @@ between words. Colours are those of click, which leaves them out where there is 
 
 from __future__ import annotations
 
-import textwrap
 from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
@@ -37,13 +36,13 @@ def lines(walk: Walk, *, width: int) -> Iterator[str]:
     """Yield the lines of a walk for a terminal of ``width`` columns."""
     width = max(width, NARROWEST)
     head = f"{walk.source} → {walk.target}"
-    yield from _wrapped(f"{head}, {walk.request}", width, "", "  ", fg=None, bold=True)
+    yield from _wrapped(f"{head}, {walk.request}", width, "  ", fg=None, bold=True)
     for leg in walk.legs:
         yield ""
         yield from _Leg(walk, leg, width).lines()
     yield ""
     for text in walk.warnings:
-        yield from _wrapped(f"! {text}", width, "", "  ", fg="yellow")
+        yield from _wrapped(f"! {text}", width, "  ", fg="yellow")
     if signs := [f"{words.SIGNS[one]} {words.MEANINGS[one]}" for one in words.origins(walk)]:
         yield from _packed(signs, width)
     for leg in walk.legs:
@@ -56,7 +55,7 @@ def closing(leg: Leg, width: int, *, named: bool = False) -> Iterator[str]:
     where, why = words.loss(leg)
     if not leg.arrived:
         text = f"{head}LOST at {where}" + (f": {why}" if why else "")
-        yield from _wrapped(f"✗ {text}", width, "", "  ", fg="red", bold=True)
+        yield from _wrapped(f"✗ {text}", width, "  ", fg="red", bold=True)
         return
     after = words.duration(leg)
     places = f"{len(leg.hops)} places on {_count(leg)}"
@@ -64,7 +63,7 @@ def closing(leg: Leg, width: int, *, named: bool = False) -> Iterator[str]:
     if (last := words.beyond(leg)) is not None:
         at = f"{words.place(last)} {last.point}".rstrip()
         text = f"{head}arrived, as its answer tells; seen as far as {at}"
-    yield from _wrapped(f"✓ {text}", width, "", "  ", fg="green", bold=True)
+    yield from _wrapped(f"✓ {text}", width, "  ", fg="green", bold=True)
 
 
 def _count(leg: Leg) -> str:
@@ -87,7 +86,6 @@ def difference(found: Difference, *, width: int) -> Iterator[str]:
             yield from _wrapped(
                 f"{sign} {text}",
                 max(width, NARROWEST),
-                "",
                 indent,
                 fg=colours[sign],
                 dim=sign == " ",
@@ -112,7 +110,7 @@ class _Leg:
         leg = self._leg
         packet = words.summary(leg, self._walk.names)
         head = f"{leg.direction}  {packet}".rstrip()
-        yield from _wrapped(head, self._width, "", "  ", dim=True)
+        yield from _wrapped(head, self._width, "  ", dim=True)
         if leg.copies:
             count = f"{leg.copies} {'copy' if leg.copies == 1 else 'copies'}"
             yield click.style(f"  sent again: {count}, not shown", dim=True)
@@ -162,7 +160,7 @@ class _Leg:
         """Yield a wrapped note behind ``gutter``, with its source where there is room."""
         sign = f"{note.sign} " if note.sign else ""
         room = width - len(gutter + sign)
-        found = textwrap.wrap(note.text, room, break_on_hyphens=False) or [""]
+        found = words.wrapped(note.text, room) or [""]
         for index, text in enumerate(found):
             lead = " " * len(sign) if index else click.style(sign, dim=True)
             line = f"{gutter}{lead}{click.style(text, **STYLES[note.kind])}"
@@ -186,15 +184,14 @@ def _packed(texts: list[str], width: int) -> Iterator[str]:
 def _wrapped(
     text: str,
     width: int,
-    first: str,
     indent: str,
     *,
     fg: str | None = None,
     bold: bool = False,
     dim: bool = False,
 ) -> Iterator[str]:
-    for line in textwrap.wrap(
-        text, width, initial_indent=first, subsequent_indent=indent, break_on_hyphens=False,
-        drop_whitespace=True,
-    ):  # fmt: skip
-        yield click.style(line, fg=fg, bold=bold or None, dim=dim or None)
+    """Yield the lines of a text, those after the first with an indent."""
+    lines = [text] if len(text) <= width else words.wrapped(text, width - len(indent))
+    for number, line in enumerate(lines):
+        shown = f"{indent if number else ''}{line}"
+        yield click.style(shown, fg=fg, bold=bold or None, dim=dim or None)

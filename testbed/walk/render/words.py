@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
@@ -11,6 +13,13 @@ if TYPE_CHECKING:
     from testbed.walk.model import Change, Fact, Hop, Leg, Origin, Rule, View, Walk
 
 Translate = Callable[[str], str]
+#: What stays on one line: text in quotes, an option or a keyword of ip(8) with its value, a port
+#: of ss(8), and a negation.
+TOGETHER = re.compile(
+    r'"[^"]*"|(?<!\S)(?:! )?--?[A-Za-z][\w-]*(?: (?:"[^"]*"|(?![-!])\S+))?'
+    r"|(?<!\S)(?:via|dev|proto|scope|src|metric|table|MTU|TTL|id) \S+"
+)
+JOINED = "\N{NO-BREAK SPACE}"
 #: A sign for each origin of a fact; a legend explains them.
 SIGNS: Mapping[Origin, str] = {"seen": "●", "asked": "?", "inferred": "~"}
 MEANINGS: Mapping[Origin, str] = {
@@ -53,6 +62,26 @@ class Group:
     @property
     def hops(self) -> list[Hop]:
         return [hop for _, hops in self.spaces for hop in hops]
+
+
+def wrapped(text: str, width: int, *, most: int | None = None) -> list[str]:
+    """Return the lines of a text, of which each has at most ``width`` characters.
+
+    An option stays beside its value where both fit on a line. Of more than ``most`` lines the rest
+    is left out, and the last one ends with an ellipsis.
+
+    >>> wrapped("-A INPUT -m comment -j ACCEPT", 21)
+    ['-A INPUT -m comment', '-j ACCEPT']
+    """
+
+    def joined(found: re.Match[str]) -> str:
+        whole = found.group()
+        return whole.replace(" ", JOINED) if len(whole) <= width else whole
+
+    lines = textwrap.wrap(
+        TOGETHER.sub(joined, text), width, max_lines=most, placeholder=" …", break_on_hyphens=False
+    )
+    return [line.replace(JOINED, " ") for line in lines]
 
 
 def groups(leg: Leg) -> list[Group]:
