@@ -323,6 +323,7 @@ class VariantCommand(click.Command):
                 type=same[0].type,
                 metavar=same[0].metavar,
                 help=same[0].help,
+                shell_complete=_completion([word for one in same for word in one.words]),
             )
             for name, same in options().items()
         ] + [
@@ -555,6 +556,12 @@ def recorded(lab: Lab) -> Topology:
     Raises NoSuchLab.
     """
     return lab.topology()
+
+
+def _completion(words: Iterable[str]) -> Callable[[Any, Any, str], list[str]]:
+    """Return the completion of a value that is one of these words."""
+    known = dict.fromkeys(words)
+    return lambda _ctx, _param, incomplete: [one for one in known if one.startswith(incomplete)]
 
 
 def complete_labs(_ctx: Any, _param: Any, incomplete: str) -> list[str]:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 import pytest
+from click.shell_completion import ShellComplete
 
 from testbed import __version__, cli
 from testbed.artifacts import release
@@ -28,6 +29,7 @@ from testbed.labs.lab import Lab
 from testbed.labs.run import Waiting
 from testbed.labs.state import Record
 from testbed.nodes.fake import FakeProvider
+from testbed.roles.docker.section import ENGINES
 from testbed.testing.provider import spec
 from testbed.topology import load, names
 
@@ -465,6 +467,23 @@ def test_what_completes() -> None:
     found = common.complete_topologies(None, None, "two")
     assert [item.value for item in found[:-1]] == [n for n in names() if n.startswith("two")]
     assert (found[-1].type, found[-1].value) == ("file", "two")
+
+
+@pytest.mark.parametrize(
+    ("option", "typed", "wanted"),
+    [
+        ("docker", "", list(ENGINES)),
+        ("docker", "20", ["20.10"]),
+        ("firewall", "iptables-", ["iptables-legacy", "iptables-nft"]),
+        ("name", "", []),
+    ],
+)
+def test_values_of_the_options_of_roles_complete(
+    option: str, typed: str, wanted: list[str]
+) -> None:
+    shell = ShellComplete(cli.cli, {}, "testbed", "_TESTBED_COMPLETE")
+    items = shell.get_completions(["up", "two-node", f"--{option}"], typed)
+    assert [item.value for item in items] == wanted
 
 
 def test_labs_complete(state: Path) -> None:
