@@ -30,6 +30,7 @@ from testbed.report import charts, picture, walks
 from testbed.report.data import current, tested
 from testbed.report.words import Words, words
 from testbed.walk.model import Walk
+from testbed.walk.render.words import pieces
 
 TEMPLATES = Path(__file__).parent / "templates"
 ORDER = (
@@ -101,6 +102,7 @@ def environment(spoken: Words) -> Environment:
     found.filters |= {
         "duration": duration,
         "memory": memory,
+        "pieces": pieces,
         "slug": slug,
         "ticks": ticks,
         "quotes": quotes,

@@ -230,3 +230,10 @@ def test_the_header_keeps_a_field_with_its_value() -> None:
     for width in range(60, 100):
         text = shown(walk, width)
         assert not any(line.endswith((" TTL", " id")) for line in text), text
+
+
+def test_pieces_of_a_text_are_its_words_and_options() -> None:
+    assert words.pieces('-A INPUT ! -s a --comment "b c" to x-y') == [
+        "-A INPUT", "! -s a", '--comment "b c"', "to", "x-y",
+    ]  # fmt: skip
+    assert " ".join(words.pieces(RULE)) == RULE

@@ -361,3 +361,15 @@ def test_what_a_lab_said_does_nothing(quiet: Browser, pages: dict[str, str]) -> 
     quiet.open(pages["good"] + "#evil")
     assert quiet.driver.title == "Container networking, put to the test"
     assert "document.title = 'taken'" in quiet.driver.find_element(By.ID, "evil").text
+
+
+def test_a_narrow_page_of_a_walk_breaks_no_option(quiet: Browser, pages: dict[str, str]) -> None:
+    """A browser breaks lines after hyphens by itself."""
+    quiet.open(pages["walk"], width=400)
+    script = """return [...document.querySelectorAll('.piece')].map(one => {
+      const range = document.createRange(); range.selectNodeContents(one);
+      const lines = new Set([...range.getClientRects()].map(box => Math.round(box.top)));
+      return [one.textContent, lines.size]; })"""
+    found = quiet.js(script)
+    assert len(found) > 20
+    assert [text for text, lines in found if lines > 1 and len(text) < 25] == []

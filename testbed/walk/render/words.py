@@ -84,6 +84,12 @@ def wrapped(text: str, width: int, *, most: int | None = None) -> list[str]:
     return [line.replace(JOINED, " ") for line in lines]
 
 
+def pieces(text: str) -> list[str]:
+    """Return a text in pieces that stay on a line if they fit; a space joins them."""
+    joined = TOGETHER.sub(lambda found: found.group().replace(" ", JOINED), text)
+    return [piece.replace(JOINED, " ") for piece in joined.split(" ")]
+
+
 def groups(leg: Leg) -> list[Group]:
     """Group the hops of a leg by machine, and within one by network namespace."""
     found = []
