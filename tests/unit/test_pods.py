@@ -845,6 +845,7 @@ def test_a_pod_without_an_address_is_told_of(
     (path,) = (path for path in api.objects if "/pods/" in path)
     del api.objects[path]["status"]["podIP"]
     monkeypatch.setattr("testbed.nodes.kubernetes.site.START", 0.01)
+    monkeypatch.setattr("testbed.nodes.kubernetes.site.EACH", 0.0)
     with pytest.raises(TimeoutExpired):
         one.started(["a"])
 
@@ -892,9 +893,31 @@ def test_a_pod_that_stays_is_told_of(
     one.make("image", TERMS, privileged=False)
     one.create([spec("a")], set())
     monkeypatch.setattr("testbed.nodes.kubernetes.site.END", 0.0)
+    monkeypatch.setattr("testbed.nodes.kubernetes.site.EACH", 0.0)
     monkeypatch.setattr(one, "_delete", lambda *_: None)
     with pytest.raises(TimeoutExpired):
         one.remove_nodes(["a"])
+
+
+def test_a_large_lab_has_more_time_to_go(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = site(cluster, own=False)
+    one.make("image", TERMS, privileged=False)
+    one.create([spec(f"n{number}") for number in range(20)], set())
+    given: list[float] = []
+
+    def never(_: object, seconds: float, **__: object) -> bool:
+        given.append(seconds)
+        return False
+
+    monkeypatch.setattr("testbed.nodes.kubernetes.site.until", never)
+    for names in (["n0"], [f"n{number}" for number in range(1, 20)]):
+        with pytest.raises(TimeoutExpired):
+            one.remove_nodes(names)
+    one.create([spec(f"m{number}") for number in range(30)], set())
+    with pytest.raises(TimeoutExpired):
+        one.remove()
+    assert given == sorted(given)
+    assert len({*given}) == 3
 
 
 def test_use_is_told_to_the_janitor_but_not_each_time(api: Api, cluster: Cluster) -> None:

@@ -30,6 +30,7 @@ START = 180.0  # seconds for all Pods to run, with a pull of the image
 NO_ROOM = 15.0  # seconds that no node of the cluster may have room
 READY = 20.0  # seconds for a new namespace to have its service account
 END = 60.0  # seconds for all of a lab to be gone
+EACH = 0.2  # seconds more for each Pod: a cluster starts and ends many one after the other
 PAUSE = 0.1  # seconds
 THREADS = 16  # requests at once
 #: Verbs and resources, with their API groups, that a lab needs in its namespace.
@@ -249,8 +250,9 @@ class Site:
         Raises LabError for a Pod that cannot, or has ended, TimeoutExpired.
         """
         began, no_room_since = time.monotonic(), None
+        longest = START + EACH * len(names)
         there: dict[str, Pod] = {}
-        while time.monotonic() - began < START:
+        while time.monotonic() - began < longest:
             there = self.pods()
             missing = [name for name in names if name not in there]
             if missing:
@@ -273,7 +275,7 @@ class Site:
         waiting = [pod for pod in mine if not (pod.running and pod.address)]
         said = "; ".join(f"{pod.node}: {pod.waits or 'Pending'}" for pod in waiting[:3])
         raise TimeoutExpired(
-            f"{len(waiting)} Pods of {self.lab} do not run within {START:g} s ({said})",
+            f"{len(waiting)} Pods of {self.lab} do not run within {longest:g} s ({said})",
             hint=f"kubectl -n {self.place.namespace} describe pod {waiting[0].name}",
         )
 
@@ -333,7 +335,9 @@ class Site:
             if item["metadata"]["labels"].get(NODE) in names
         }
         self._delete_pods(uids)
-        self._gone(lambda: not uids.keys() & {i["metadata"]["uid"] for i in self._listed()})
+        self._gone(
+            lambda: not uids.keys() & {i["metadata"]["uid"] for i in self._listed()}, len(uids)
+        )
 
     def _delete_pods(self, uids: Mapping[str, str]) -> None:
         with ThreadPoolExecutor(THREADS) as pool:
@@ -372,8 +376,9 @@ class Site:
         for job in self.cluster.items("list Jobs", self._jobs, self._mine):
             meta = job["metadata"]
             self._delete(f"{self._jobs}/{meta['name']}", meta["uid"])
-        self._delete_pods({i["metadata"]["uid"]: i["metadata"]["name"] for i in self._listed()})
-        self._gone(lambda: not self._listed() and not self.janitor())
+        uids = {i["metadata"]["uid"]: i["metadata"]["name"] for i in self._listed()}
+        self._delete_pods(uids)
+        self._gone(lambda: not self._listed() and not self.janitor(), len(uids))
         if refused is not None:
             raise refused
 
@@ -384,10 +389,11 @@ class Site:
         if self._mine.items() <= (meta.get("labels") or {}).items():
             self._delete(path, meta["uid"])
 
-    def _gone(self, true: Callable[[], bool]) -> None:
-        if not until(true, END, pause=PAUSE):
+    def _gone(self, true: Callable[[], bool], count: int) -> None:
+        longest = END + EACH * count
+        if not until(true, longest, pause=PAUSE):
             raise TimeoutExpired(
-                f"Pods of {self.lab} are still there {END:g} s after they were deleted",
+                f"Pods of {self.lab} are still there {longest:g} s after they were deleted",
                 hint=f"kubectl -n {self.place.namespace} get pods; the cluster removes them as "
                 "soon as their node answers",
             )
