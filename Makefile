@@ -119,10 +119,11 @@ bench: setup  ## times and ratios against a bare shell script and containerlab (
 	$(SUDO) $(BIN)/testbed doctor --provider containerlab --fix --quick
 	$(SUDO) $(BIN)/python bench/bench.py
 
-bench-k8s: setup  ## times and memory of a Kubernetes cluster against a bare shell script (root)
+bench-k8s: setup  ## times and memory of a Kubernetes cluster, and of labs of 10 to 1,000 Pods (root)
 	$(call made,kubernetes)
 	command -v openssl > /dev/null || $(SUDO) apt-get install -y --no-install-recommends openssl
 	$(SUDO) $(BIN)/python bench/cluster.py
+	$(SUDO) $(BIN)/python bench/pods.py
 
 setup: $(VENV)/ready  ## virtual environment, Debian packages, binaries, image
 	$(SUDO) $(BIN)/testbed doctor --fix --quick
