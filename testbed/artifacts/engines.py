@@ -17,13 +17,14 @@ RUNC = "runc-1.5"
 class Engine:
     """A release of Docker Engine, and how it and its client are built."""
 
-    version: str  #: full version of the daemon and of the client, such as "24.0.9"
+    version: str  #: full version of the daemon and of the client, such as "26.1.5"
     module: str = "github.com/docker/docker"  #: the daemon's Go module
     #: Go language versions of the daemon's and the client's vendor.mod, which Go does not read.
     #: Empty for a daemon whose module has a go.mod.
     language: str = ""
     client_language: str
-    #: Build tags of the daemon. Its driver for btrfs requires the headers of btrfs.
+    #: Build tags of the daemon. They leave out storage drivers that require libraries in C: btrfs,
+    #: and before 25 devicemapper.
     tags: tuple[str, ...] = ("exclude_graphdriver_btrfs",)
     #: Parts with its helper programs, in the order in which they are looked for.  containerd is
     #: Debian's: 1.6 or later serves each of these releases.
@@ -61,7 +62,14 @@ BUILT: Mapping[str, Engine] = {
     engine.release: engine
     for engine in (
         # Up to 26, static builds contain runc 1.1 and containerd 1.7 (hack/dockerfile/install):
-        # Debian's runc 1.1 serves them.
+        # Debian's runc 1.1 serves them. Later ones of 24 are built with revisions of buildkit that
+        # are not available from a Go proxy.
+        Engine(
+            version="24.0.2",
+            language="go1.18",
+            client_language="go1.18",
+            tags=("exclude_graphdriver_btrfs", "exclude_graphdriver_devicemapper"),
+        ),
         Engine(version="26.1.5", language="go1.21", client_language="go1.21"),
         Engine(
             version="28.5.2",

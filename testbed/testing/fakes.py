@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 Containers = weakref.WeakKeyDictionary["Node", dict[str, ContainerState]]
 VERSIONS = {
     "docker": "20.10.24+dfsg1",
+    "docker-24": "24.0.2",
     "docker-26": "26.1.5",
     "docker-28": "28.5.2",
     "docker-29": "29.8.1+v2.0.0",

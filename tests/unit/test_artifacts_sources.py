@@ -483,7 +483,7 @@ def test_a_module_of_several_programs(
 
 @pytest.mark.parametrize(
     ("engine", "version", "language"),
-    [("26", "26.1.5", "go1.21"), ("28", "28.5.2", "go1.24")],
+    [("24", "24.0.2", "go1.18"), ("26", "26.1.5", "go1.21"), ("28", "28.5.2", "go1.24")],
 )
 def test_engines_that_are_built_for_labs_that_ask_for_them(
     machine: Machine,
@@ -522,7 +522,7 @@ def test_each_engine_has_the_programs_that_a_node_starts() -> None:
 
 @pytest.mark.parametrize(
     ("engine", "language"),
-    [("26", "go1.21"), ("28", "go1.23"), ("29", "go1.26")],
+    [("24", "go1.18"), ("26", "go1.21"), ("28", "go1.23"), ("29", "go1.26")],
 )
 def test_sources_without_a_go_mod_of_their_own(
     machine: Machine, job: Job, monkeypatch: pytest.MonkeyPatch, engine: str, language: str

@@ -272,6 +272,14 @@ BAD: dict[str, Bad] = {
         ),
         "engine 25 or later",
     ),
+    "MAC address of a second network on 24": bad(
+        nets(
+            f"{FRONT}\n    back: {{}}",
+            'web: {node: n1, networks: {front: , back: {mac_address: §"02:00:00:00:00:01"}}}',
+            more="  engine: 24\n",
+        ),
+        "engine 25 or later",
+    ),
     "priority on 26": bad(
         nets(FRONT, "web: {node: n1, networks: {front: {gw_priority: §1}}}", more="  engine: 26\n"),
         "engine 28 or later",

@@ -118,6 +118,7 @@ def test_the_versions_that_are_built_are_names_of_their_engines() -> None:
     ("text", "engine"),
     [
         *((text, "28") for text in ("28", '"28"', "28.5", '"28.5"', "28.5.2")),
+        *((text, "24") for text in ("24", '"24"', "24.0", "24.0.2")),
         *((text, "26") for text in ("26", "26.1", "26.1.5")),
     ],
 )
@@ -128,7 +129,7 @@ def test_an_engine_by_its_version(text: str, engine: str) -> None:
     assert load_data(found.to_dict(), "t.yaml") == found
 
 
-@pytest.mark.parametrize("text", ["24", "25", '"26.0"', "28.4", "30"])
+@pytest.mark.parametrize("text", ["23", "25", '"26.0"', "28.4", "30"])
 def test_a_version_that_is_not_here_is_refused_with_those_that_are(text: str) -> None:
     (problem,) = problems(f"{DOCKER}docker: {{engine: {text}}}\n")
     assert "28" in problem.wanted

@@ -50,6 +50,7 @@ def test_a_clusters_node_has_those_of_its_network_plugin(cni: str) -> None:
 #: The part of an engine's program, if it is not Debian's.
 OF_ENGINE: dict[str, dict[str, str]] = {
     "20.10": {},
+    "24": {"dockerd": "docker-24", "docker": "docker-cli-24"},
     "26": {"dockerd": "docker-26", "docker": "docker-cli-26"},
     "28": {"dockerd": "docker-28", "docker": "docker-cli-28", "runc": "runc-1.5"},
     "29": {"dockerd": "docker-29", "docker": "docker-cli-29", "runc": "runc-1.5"},

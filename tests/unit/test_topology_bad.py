@@ -623,7 +623,7 @@ CONTAINERS = {
     "bip no docker": bad(
         DOCKER + "  n2: {}\ndocker: {bip: {§n2: 10.1.27.1/24}}\n", "role docker|'n2'"
     ),
-    "engine": bad(DOCKER + "docker: {engine: §27}\n", "an engine: 20.10, 26, 28|integer 27|known"),
+    "engine": bad(DOCKER + "docker: {engine: §27}\n", "an engine: 20.10, 24, 26|integer 27|known"),
     "engine as text": bad(DOCKER + "docker: {engine: §29.1}\n", "an engine|number 29.1"),
     "engine by name": bad(DOCKER + "docker: {engine: §twenty}\n", "an engine|'twenty'"),
     "engine true": bad(DOCKER + "docker: {engine: §true}\n", "an engine|boolean"),

@@ -178,7 +178,7 @@ def test_what_is_on_other_nodes_stays() -> None:
         ("two-node", Overrides(nodes=0), "from 1 to 250"),
         ("two-node", Overrides(nodes=251), "from 1 to 250"),
         ("two-node", Overrides(nodes=True), "from 1 to 250"),
-        ("two-node", Overrides(docker="27"), "no engine '27'|known: 20.10, 26, 28, 29"),
+        ("two-node", Overrides(docker="27"), "no engine '27'|known: 20.10, 24, 26, 28, 29"),
         ("two-node", Overrides(firewall="nft"), "no packet filter 'nft'|nftables"),
         ("two-node", Overrides(firewall="nftables"), "docker.firewall|engine: 29"),
         ("netns-experiments", Overrides(docker="29"), "no node with Docker|engine 29"),
