@@ -11,7 +11,7 @@ from testbed.observe.places import find, holder, places
 from testbed.spelling import nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from testbed.observe.inventory import Inventory, Link, Service
 
@@ -159,23 +159,29 @@ def _addresses(inventory: Inventory, end: End, family: int) -> list[tuple[str, s
     """
     machine = inventory.machine(end.machine)
     space = machine.space(end.space) if machine else None
+    links = space.links if space else ()
     aside = {network.name for network in inventory.networks if network.aside}
     return [
         (
             str(ip_interface(one).ip),
             str(ip_interface(one).network),
             "" if link.joins in aside else link.joins,
-            _wired(end, link) and link.joins not in aside,
+            _wired(end, link, links) and link.joins not in aside,
         )
-        for link in (space.links if space else ())
+        for link in links
         if link.shown
         for one in link.global_addresses
         if ip_interface(one).version == family
     ]
 
 
-def _wired(end: End, link: Link) -> bool:
-    return bool(link.joins) or (link.peer is not None and link.peer.machine != end.machine)
+def _wired(end: End, link: Link, links: Sequence[Link]) -> bool:
+    """Tell whether a device, or a port of a bridge, leads to other machines."""
+    ports = [one for one in links if one.master == link.name]
+    return any(
+        one.joins or (one.peer is not None and one.peer.machine != end.machine)
+        for one in (link, *ports)
+    )
 
 
 def _service(service: Service, word: str, family: int) -> End:

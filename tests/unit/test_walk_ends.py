@@ -161,3 +161,15 @@ def test_a_network_beside_the_links_of_a_lab_is_the_last_choice(aside: bool) -> 
     found = Inventory("lab", tuple(machines), networks)
     end = target_of(found, "right", source_of(found, "left"), 4, nothing)
     assert end.address == ("10.3.0.2" if aside else "172.20.20.3")
+
+
+def test_a_bridge_with_a_link_to_another_node_is_on_a_link() -> None:
+    left = (Link("eth0", 2, addresses=("172.20.20.2/24",)),
+            Link("eth1", 3, addresses=("10.9.0.1/24",), peer=Peer("right", "", "p1")))  # fmt: skip
+    right = (Link("eth0", 2, addresses=("172.20.20.3/24",)),
+             Link("br0", 3, addresses=("10.9.0.9/24",)),
+             Link("p1", 4, master="br0", peer=Peer("left", "", "eth1")))  # fmt: skip
+    machines = (Machine("left", spaces=(Space("", path=OWN, links=left),)),
+                Machine("right", spaces=(Space("", path=OWN, links=right),)))  # fmt: skip
+    found = Inventory("lab", machines)
+    assert target_of(found, "right", source_of(found, "left"), 4, nothing).address == "10.9.0.9"
