@@ -38,6 +38,8 @@ PASSING = (
     (re.compile(r"(\d)\.\d{5} >"), r"\1.PORT >"),
     (re.compile(r":\d{5}\b"), ":PORT"),
     (re.compile(r"\((?:REACHABLE|STALE|DELAY|PROBE)\).*"), "(STATE)"),
+    # dockerd and flanneld put their rules there, at the same time.
+    (re.compile(r"#\d+(?= -A POSTROUTING)"), "#NUMBER"),
 )
 
 
