@@ -179,7 +179,8 @@ def _first(
 ) -> tuple[list[Sighting], int]:
     """Return the sightings of a direction's first packet, and the number of further ones.
 
-    A later packet has another IP id, or was seen before at the same device with the same headers.
+    A later packet has another IP id where it begins, or was seen before at the same device with the
+    same headers. An id that was not seen there was given to the packet on its way.
     """
     found = [
         one for seen in places.values() for one in seen.sightings if one.direction == direction
@@ -189,19 +190,21 @@ def _first(
     at_origin = [one for one in found if one.place == origin] or found
     first = min(at_origin, key=lambda one: (one.stamp, one.order))
     ident = first.packet.ip_id
-    kept, known, others = [], set(), {one.packet.ip_id for one in found} - {ident}
-    repeated: dict[object, int] = {}
+    kept, known, later = [], set(), {one.packet.ip_id for one in at_origin} - {ident}
+    repeated: dict[tuple[object, ...], int] = {}
     for one in sorted(found, key=lambda one: (one.stamp, one.order)):
-        if one.packet.ip_id != ident:
+        if one.packet.ip_id in later:
             continue
         key = (one.place, one.device, one.point, one.view.src, one.view.dst,
-               one.packet.src, one.packet.dst, one.packet.ttl, one.view.dst_mac)  # fmt: skip
+               one.packet.src, one.packet.dst, one.packet.ttl, one.view.dst_mac,
+               one.packet.ip_id)  # fmt: skip
         if key in known:
             repeated[key] = repeated.get(key, 0) + 1
         else:
             known.add(key)
             kept.append(one)
-    return kept, len(others) + max(repeated.values(), default=0)
+    same = max((times for key, times in repeated.items() if key[-1] == ident), default=0)
+    return kept, max(len(later) + same, *repeated.values(), 0)
 
 
 def _way(one: Sighting, parents: Mapping[int, Sighting | None]) -> tuple[Sighting, ...]:

@@ -146,6 +146,25 @@ def test_a_repeated_packet_is_counted_and_left_out() -> None:
     assert (steps(found), found.copies) == (["a/:eth0 out"], 2)
 
 
+def test_a_packet_with_a_new_id_is_followed_on() -> None:
+    """A rule can give it one (nft: ip id set); what is sent again has a new one from the start."""
+    came = frame(A, B, ip("10.0.0.2", "10.0.1.3", echo()))
+    again = frame(A, B, ip("10.0.0.2", "10.0.1.3", echo(), ident=4712))
+    gone = frame(B, C, ip("10.0.0.2", "10.0.1.3", echo(), ttl=63, ident=7))
+    places = keyed(
+        seen("a", "", [link("eth0", 1, "r//eth0")], [
+            (10, "eth0", OUT, came), (900, "eth0", OUT, again),
+        ]),
+        seen("r", "", [link("eth0", 1, "a//eth0"), link("eth1", 2)], [
+            (20, "eth0", IN, came), (30, "eth1", OUT, gone),
+            (910, "eth0", IN, again), (920, "eth1", OUT, gone),
+        ]),
+    )  # fmt: skip
+    found = trail("there", places, ("a", ""), None)
+    assert steps(found) == ["a/:eth0 out", "r/:eth0 in", "r/:eth1 out"]
+    assert found.copies == 1
+
+
 def test_what_was_not_seen_is_a_hop_that_says_so() -> None:
     """A device without a capture: the frame comes out of it with another destination MAC."""
     other = frame(C, D, ip("10.0.0.2", "10.0.0.3", echo()))
