@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from pathlib import Path
 
 import click
 
 from testbed import files
 from testbed.cli import common
-from testbed.errors import UsageError
+from testbed.errors import Interrupted, UsageError
 from testbed.requirement import need_root
 
 HELP = """Give this machine's tools access to a lab's cluster.
@@ -54,13 +55,23 @@ def command(output: Path | None, port: int, lab_name: str, argv: tuple[str, ...]
         return api_port.run(context, argv, port=port)
 
     async def wait() -> None:
+        loop = asyncio.get_running_loop()
+        ended: asyncio.Future[int] = loop.create_future()
+
+        def came(signum: int) -> None:
+            if not ended.done():
+                ended.set_result(signum)
+
+        # asyncio drops an exception that a handler raises in the middle of a callback.
+        for signum in (signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(signum, came, signum)
         async with api_port.opened(context, port) as api:
             if output:
                 files.write(output, api.kubeconfig, private=True)
                 click.echo(f"{output} written for {api.address}; Ctrl-C closes the port", err=True)
             else:
                 click.echo(api.kubeconfig)
-            await asyncio.Event().wait()
+            raise Interrupted(await ended)
 
     asyncio.run(wait())
     return 0
