@@ -18,8 +18,8 @@ HEAVY := -n 2 --dist loadgroup --no-loadscope-reorder --durations 15
 # In CI (SECOND_LOOK=1) a few failed tests of real labs run once more; see there.
 PYTEST := $(BIN)/python $(if $(SECOND_LOOK),tests/second_look.py,-m pytest)
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
-# Install locked packages. pip checks the hashes of uv, and uv, which takes a sixth of the time,
-# those of all others. It has pip's index, if that is set.
+# Install locked packages. pip installs uv, and uv the others, in a sixth of pip's time; both check
+# hashes. uv uses pip's index, if one is set.
 INDEX = $(shell $(BIN)/python -m pip config get global.index-url 2> /dev/null)
 UV := $(BIN)/uv pip install --quiet --no-config --python
 install = $(if $(INDEX),UV_DEFAULT_INDEX=$(INDEX)) $(UV) $(1)/bin/python --require-hashes -r $(2)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from testbed.claims.catalogue import Catalogue
     from testbed.labs.lab import Lab, Settings
     from testbed.labs.live import LiveContainer, LiveLab
-    from testbed.nodes.base import Node, Provider, UpOption
+    from testbed.nodes.base import Node, UpOption
     from testbed.progress import Log
     from testbed.steps.context import Context
     from testbed.topology.model import Topology
@@ -359,10 +359,6 @@ def _provider_options() -> dict[str, UpOption]:
     return {option.name: option for maker in makers for option in maker.options}
 
 
-def _names(provider: type[Provider]) -> set[str]:
-    return {option.name for option in provider.options}
-
-
 CHOSEN = "testbed.chosen"  #: key of the values of providers' options in the metadata of a context
 
 
@@ -385,7 +381,11 @@ def for_providers(topology: Topology) -> dict[str, str]:
     """
     chosen = chosen_for_providers()
     for name in chosen:
-        makers = [maker for maker, one in PROVIDERS.usable().items() if name in _names(one)]
+        makers = [
+            maker
+            for maker, one in PROVIDERS.usable().items()
+            if any(option.name == name for option in one.options)
+        ]
         if not {*makers} & {*topology.providers}:
             raise UsageError(
                 f"{topology.name} has no nodes by {' or '.join(makers)}",

@@ -46,7 +46,7 @@ def source_of(inventory: Inventory, word: str) -> End:
     """Return the place that sends. Raises UsageError for a word that is no place."""
     found = _place(inventory, word)
     if found is None and _is_address(word):
-        found = _owner(inventory, word)
+        found = owner_of(inventory, word)
     if found is None:
         raise _unknown(inventory, word)
     return found
@@ -68,7 +68,7 @@ def target_of(
         if ip_address(word).version != family or _is_mapped(word):
             hint = "leave out -6" if family == 6 else "-6 chooses IPv6"
             raise UsageError(f"{word} is not an address of IPv{family}", where=word, hint=hint)
-        owner = _owner(inventory, word)
+        owner = owner_of(inventory, word)
         return End(word, *(owner.place or ("", "") if owner else ("", "")), address=word)
     found = _place(inventory, word)
     if found is not None:
@@ -80,7 +80,7 @@ def target_of(
     if "/" not in word and (address := resolve(word)):
         if _is_mapped(address):
             raise LabError(f"{word} has no address of IPv6", hint="leave out -6")
-        owner = _owner(inventory, address)
+        owner = owner_of(inventory, address)
         return End(word, *(owner.place or ("", "") if owner else ("", "")), address=address)
     raise _unknown(inventory, word)
 
@@ -103,13 +103,7 @@ def _is_mapped(address: str) -> bool:
     return bool(getattr(ip_address(address), "ipv4_mapped", None))
 
 
-def owner_of(inventory: Inventory, address: str) -> tuple[str, str] | None:
-    """Return the place that has an address; None if there is none, or several."""
-    found = _owner(inventory, address)
-    return found.place if found else None
-
-
-def _owner(inventory: Inventory, address: str) -> End | None:
+def owner_of(inventory: Inventory, address: str) -> End | None:
     """Return the place that has an address; None if there is none, or several."""
     wanted = ip_address(address)
     found = [

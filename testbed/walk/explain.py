@@ -274,10 +274,9 @@ def onward(
 ) -> tuple[str, int, frozenset[str]] | None:
     """Return where a listener passes connections on to, if its command line says so.
 
-    The third value are the command lines of the listeners that say this.
-
     That is an address of the lab (``known``), not of the listener's own namespace, followed by
-    a port: "docker-proxy ... -container-ip 172.17.0.2 -container-port 80".
+    a port: "docker-proxy ... -container-ip 172.17.0.2 -container-port 80". The result is the
+    address, the port, and the command lines of the listeners that have both.
     """
     found: dict[tuple[str, int], set[str]] = {}
     for line in printed.splitlines():
@@ -289,9 +288,10 @@ def onward(
                 if ports and 0 < ports[0] <= PORT_MAX:
                     found.setdefault((word, ports[0]), set()).add(command)
                     break
-    for (address, port), commands in found.items():
-        return address, port, frozenset(commands)
-    return None
+    if not found:
+        return None
+    (address, port), commands = next(iter(found.items()))
+    return address, port, frozenset(commands)
 
 
 # -- where and why a packet was lost ----------------------------------------------

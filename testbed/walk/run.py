@@ -482,7 +482,8 @@ class _Run:
             view = next((one.view for one in reversed(hops) if one.view), None)
             address = explain.innermost(view).dst if view else self.target.address
             place = self.target.place if address == self.target.address else None
-            place = place or owner_of(self.inventory, address) or (address, "")
+            owner = owner_of(self.inventory, address)
+            place = place or (owner.place if owner else None) or (address, "")
         assert place is not None
         last = replace(self._last(direction, hops, outcome), spot=Spot(*place))
         text = "the answer came back, so the packet arrived here" if direction == "there" else ""

@@ -84,7 +84,7 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 
 class Sockets:
-    """What ss prints, one text after another."""
+    """Output of ss, one text after another."""
 
     def __init__(self, *texts: str) -> None:
         self._texts = [*texts]
