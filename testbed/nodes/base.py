@@ -396,6 +396,14 @@ class Node(ABC):
         Raises FileNotFoundError or IsADirectoryError.
         """
 
+    @property
+    def link_mtu(self) -> int | None:
+        """The MTU, in bytes, of its links to networks that set none; None for the usual one.
+
+        The usual one is 1500 (:meth:`Topology.link_mtu`). Networks that are tunnels have less.
+        """
+        return None
+
     def unbound(self, binds: Sequence[Bind]) -> list[Bind]:
         """Return those of the node's binds (:attr:`NodeSpec.binds`) that are not mounted."""
         return list(binds)

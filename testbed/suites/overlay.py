@@ -23,6 +23,7 @@ from testbed.roles.flannel.section import FlannelSection
 from testbed.suites.helpers import (
     IMAGE,
     Inside,
+    link,
     observe_until,
     outside_node,
     patient,
@@ -92,6 +93,12 @@ def ends(lab: LiveLab) -> tuple[End, End]:
     if len(found) < 2:
         pytest.skip("the lab has no two flannel hosts with a container of the nginx image")
     return found[0], found[1]
+
+
+def mtu_of(lab: LiveLab, observe: Observation, end: End) -> int:
+    """Return the MTU for containers of a host: that of its link, less what the backend adds."""
+    own = link(observe, end.node, end.interface)["mtu"]
+    return overlay(lab).mtu(lab.topology, end.name, own)
 
 
 #: The hosts that document 003 prints, by their addresses: the subnets of their containers.

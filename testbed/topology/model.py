@@ -665,9 +665,12 @@ class Topology(Block):
         """Return a node's link to its :meth:`network`; raises the same errors."""
         return self.port(node).name
 
-    def link_mtu(self, node: str) -> int:
-        """Return the MTU of a node's :meth:`interface`, in bytes; raises the same errors."""
-        return self.port(node).mtu or MTU
+    def link_mtu(self, node: str, usual: int | None = None) -> int:
+        """Return the MTU of a node's :meth:`interface`, in bytes; raises the same errors.
+
+        ``usual`` is that of the node's links to networks that set none, by default 1500.
+        """
+        return self.port(node).mtu or usual or MTU
 
     def port(self, node: str) -> Port:
         """Return a node's port on its :meth:`network`; raises the same errors."""

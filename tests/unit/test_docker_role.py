@@ -25,7 +25,7 @@ from testbed.roles.docker.section import ENGINES
 from testbed.roles.firewall import CHOOSE
 from testbed.roles.kubernetes.config import containerd
 from testbed.testing.fakes import VERSIONS, Bench, FakeStore, be_a_machine
-from testbed.topology import Overrides, load
+from testbed.topology import Overrides, load, load_data
 
 ALWAYS = {
     "storage-driver": "overlay2",
@@ -81,6 +81,23 @@ def test_alone(version: tuple[int, int, int]) -> None:
 )
 def test_the_mtu_is_the_backends(name: str, mtu: int) -> None:
     assert daemon_config(load(name), "node2", (20, 10, 24))["mtu"] == mtu
+
+
+def test_the_mtu_is_less_on_links_that_carry_less() -> None:
+    topology = load("two-node")
+    assert daemon_config(topology, "node2", (20, 10, 24), 1400)["mtu"] == 1350  # RFC 7348: 50
+    node = topology.to_dict() | {"networks": {"lan": {"subnet": "10.168.0.0/24", "mtu": 1300}}}
+    given = load_data(node, "two-node.yaml")
+    assert daemon_config(given, "node2", (20, 10, 24), 1400)["mtu"] == 1250  # as the file has it
+
+
+def test_a_nodes_daemon_has_the_mtu_of_its_links(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeNode, "link_mtu", 1400)
+    Lab("two-node", bench.settings).up(load("two-node"))
+    node = bench.provider.nodes("two-node")["node2"]
+    assert json.loads(node.get("/etc/docker/daemon.json"))["mtu"] == 1350
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from testbed.errors import (
     UsageError,
 )
 from testbed.labs.base_steps import node_spec
-from testbed.nodes.base import NodeSpec, Setup
+from testbed.nodes.base import NodeSpec, Result, Setup
 from testbed.nodes.kubernetes import (
     BEAT,
     CONTEXT,
@@ -47,6 +47,7 @@ from testbed.nodes.kubernetes import (
 from testbed.nodes.kubernetes.channel import ExecChannel
 from testbed.nodes.kubernetes.cluster import Cluster, Refused
 from testbed.nodes.kubernetes.networks import Underlay
+from testbed.nodes.kubernetes.node import PodNode
 from testbed.nodes.kubernetes.provider import KubernetesProvider, privileged_nodes
 from testbed.nodes.kubernetes.remembered import Place, Remembered
 from testbed.nodes.kubernetes.site import Site, labs_in
@@ -331,6 +332,27 @@ def test_the_mtu_is_that_of_the_pod_less_the_headers_unless_the_file_has_one() -
     assert " mtu 1400 " in networks.link(lan, OWN)
     assert " mtu 1500 " in networks.link(back, OWN)
     assert "netns 1" in networks.link(back, OWN, "netns 1 ")
+
+
+@pytest.mark.parametrize("privileged", [False, True])
+def test_a_node_tells_the_mtu_of_its_links(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, privileged: bool
+) -> None:
+    pod = replace(pods.read(item()), privileged=privileged)
+    node = PodNode(
+        pod, lab="two", namespace="ns", cluster=cluster, now=lambda: pod,
+        folder=tmp_path, agent=Path, init=Path,
+    )  # fmt: skip
+    links = [{"ifname": "pod0", "mtu": 1450, "addr_info": [{"local": pod.address}]}]
+    asked: list[tuple[str, ...]] = []
+
+    def run(argv: list[str]) -> Result:
+        asked.append((*argv,))
+        return Result((*argv,), 0, json.dumps(links).encode() + b"\0[]", b"")
+
+    monkeypatch.setattr(node, "run", run)
+    assert (node.link_mtu, node.link_mtu) == (1400, 1400)  # RFC 7348, section 5: 50 bytes less
+    assert asked == [(*node.outside, *networks.LOOK)]
 
 
 def test_networks_have_identifiers_of_24_bits_that_stay() -> None:

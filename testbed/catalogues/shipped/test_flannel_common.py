@@ -41,6 +41,7 @@ from testbed.suites.overlay import (
     End,
     ends,
     leased,
+    mtu_of,
     other_network,
     overlay,
     requests,
@@ -275,7 +276,7 @@ def test_ttl_falls_by_the_hops_of_the_back_end(lab: LiveLab) -> None:
 @pytest.mark.testbed_needs("flannel", "docker", "flannel-defaults")
 def test_mtu_leaves_room_for_what_the_back_end_adds(lab: LiveLab, observe: Observation) -> None:
     one, other = ends(lab)
-    mtu, *more = {overlay(lab).mtu(lab.topology, end.name) for end in (one, other)}
+    mtu, *more = {mtu_of(lab, observe, end) for end in (one, other)}
     if more:
         pytest.skip("the links of the hosts have different MTUs")
     devices = ["docker0", *([device] if (device := overlay(lab).device) else [])]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from testbed.suites.helpers import client_of, fetch, link, links, ping, routes
-from testbed.suites.overlay import Walk, bare, ends, need, overlay, walk
+from testbed.suites.overlay import Walk, bare, ends, mtu_of, need, walk
 
 if TYPE_CHECKING:
     from testbed.claims.observation import Observation
@@ -85,4 +85,4 @@ def test_mtu_is_that_of_the_wire(lab: LiveLab, observe: Observation) -> None:
     for end in ends(lab):
         mtu = {link(observe, end.node, name)["mtu"] for name in (end.interface, "docker0")}
         mtu.add(link(observe, end.container, "eth0")["mtu"])
-        assert mtu == {overlay(lab).mtu(lab.topology, end.name)}
+        assert mtu == {mtu_of(lab, observe, end)}

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from testbed.errors import LabError, NoAnswer
 from testbed.nodes.base import has_ended
-from testbed.nodes.kubernetes import CONTAINER, FOLDER, POD_NETWORK
+from testbed.nodes.kubernetes import CONTAINER, FOLDER, POD_NETWORK, networks
 from testbed.nodes.stream.kept import KeptNode
 from testbed.nodes.stream.wire import HEADER
 from testbed.polling import until
@@ -70,6 +72,12 @@ class PodNode(KeptNode):
     def outside(self) -> list[str]:
         """The words before a command that runs in the Pod's own network."""
         return ["nsenter", f"--net={POD_NETWORK}"] if self.pod.privileged else []
+
+    @functools.cached_property
+    def link_mtu(self) -> int:
+        """The MTU that is left for networks of the lab within the packets of the Pod."""
+        links, _ = self.run([*self.outside, *networks.LOOK]).out.split(b"\0")
+        return networks.underlay(self.pod.address, json.loads(links)).inner
 
     def channel(self) -> ExecChannel:
         program = self._agent().read_bytes()

@@ -75,16 +75,23 @@ def docker_step(node: str) -> str:
     return f"docker {node}"
 
 
-def daemon_config(topology: Topology, node: str, version: tuple[int, int, int]) -> dict[str, Any]:
-    """Return the contents of the node's daemon.json: testbed's own, and those of the file."""
+def daemon_config(
+    topology: Topology, node: str, version: tuple[int, int, int], link_mtu: int | None = None
+) -> dict[str, Any]:
+    """Return the contents of the node's daemon.json: testbed's own, and those of the file.
+
+    ``link_mtu`` is the node's (:attr:`Node.link_mtu`).
+    """
     given = daemon_of(topology, node)
-    config = merged(own_config(topology, node, version), given)
+    config = merged(own_config(topology, node, version, link_mtu), given)
     if "bridge" in given:
         del config["bip"]  # dockerd refuses both
     return config
 
 
-def own_config(topology: Topology, node: str, version: tuple[int, int, int]) -> dict[str, Any]:
+def own_config(
+    topology: Topology, node: str, version: tuple[int, int, int], link_mtu: int | None = None
+) -> dict[str, Any]:
     """Return the part of the node's daemon.json that testbed sets.
 
     On flannel nodes only flanneld translates source addresses, where packets leave the overlay.
@@ -96,7 +103,7 @@ def own_config(topology: Topology, node: str, version: tuple[int, int, int]) -> 
     if filters == "nftables":
         config["firewall-backend"] = "nftables"
     if _in_overlay(topology, node):
-        config["mtu"] = FlannelSection.of(topology).mtu(topology, node)
+        config["mtu"] = FlannelSection.of(topology).mtu(topology, node, link_mtu)
         config["ip-masq"] = False
         if six := _subnet6(topology, node):
             # docker0 gets the first address, that of FLANNEL_IPV6_SUBNET.
@@ -306,7 +313,8 @@ def _start(context: Context, node: str) -> tuple[str, bool]:
     release, filters = engine_of(topology, node), firewall_of(topology, node)
     version = version_of(context.store, machine, release)
     number = parse_version(version)
-    config, given = daemon_config(topology, node, number), daemon_of(topology, node)
+    config = daemon_config(topology, node, number, machine.link_mtu)
+    given = daemon_of(topology, node)
     if user := remapped(config):
         add_user(machine, user)
         if machine.shares_kernel:

@@ -275,13 +275,14 @@ class FlannelSection(Section):
             public_ip=public,
         )  # fmt: skip
 
-    def mtu(self, topology: Topology, node: str) -> int:
+    def mtu(self, topology: Topology, node: str, usual: int | None = None) -> int:
         """Return the MTU for containers of a node, in bytes.
 
         It is that of the packets between nodes minus the backend's overhead. flanneld uses the
         MTU of the link, as here, if its configuration has none (pkg/backend/vxlan/vxlan.go).
+        ``usual`` is as in :meth:`Topology.link_mtu`.
         """
-        return (self.outer_mtu or topology.link_mtu(node)) - OVERHEAD[self.backend]
+        return (self.outer_mtu or topology.link_mtu(node, usual)) - OVERHEAD[self.backend]
 
     @property
     def device(self) -> str:

@@ -109,6 +109,16 @@ def there_is_a_flannel1_1(lab: LiveLab) -> Iterator[None]:
         yield
 
 
+@sabotage(VXLAN, "flannel-vxlan-device-name")
+def another_device_sends_to_flannels_port(lab: LiveLab) -> Iterator[None]:
+    """Each host has another VXLAN device to port 8472."""
+    with contextlib.ExitStack() as stack:
+        for end in ends(lab):
+            do = "ip link add other type vxlan id 99 dstport 8472 dev eth0"
+            stack.enter_context(changed(end.node, do, "ip link delete other"))
+        yield
+
+
 @sabotage(VXLAN, "flannel-vxlan-vtep-address", "flannel-virtual-network-per-node")
 def the_vtep_has_two_addresses(lab: LiveLab) -> Iterator[None]:
     """The first host's VTEP has one address more."""
