@@ -1,21 +1,22 @@
 """Faults on a running lab: cause, detect and heal them.
 
-Links and queues are on the lab's fabric, so their faults are the same for all providers. The
-provider stops a node. Faults of services and of a node's entries are caused through the node
-itself. Active faults are read from the machine each time: nothing is stored, and the removal of
-the lab removes its faults.
+Links and queues are on the lab's fabric, or where its tunnels pass, so their faults are the same
+for all providers. The provider stops a node. Faults of services and of a node's entries are caused
+through the node itself. Active faults are read from the machine each time: nothing is stored, and
+the removal of the lab removes its faults.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from testbed.errors import LabError, MachineError, UsageError
 from testbed.faults import means
+from testbed.faults.links import FabricLinks, Links
 from testbed.faults.means import Seen
 from testbed.faults.model import (
     KINDS,
@@ -26,16 +27,15 @@ from testbed.faults.model import (
     parse,
     require,
 )
+from testbed.faults.tunnels import TunnelLinks
 from testbed.limits import FILES_PER_NODE, at_once
 from testbed.polling import until
-from testbed.process import which
 from testbed.registry import ROLES, link_faults
 
 if TYPE_CHECKING:
     from testbed.labs.lab import Lab
     from testbed.labs.run import Watch
     from testbed.nodes.base import Node
-    from testbed.nodes.place import Place
     from testbed.topology.model import Topology
 
 __all__ = ["Faults", "fault_of"]
@@ -149,20 +149,15 @@ class _Place:
         self._context = context
         self._stopped = lab.stopped()
         self._by_hand = frozenset(lab.record().stopped)
-        self._fabric = context.provider.fabric(lab.name)
+        self._links = self._find_links()
 
-    @functools.cached_property
-    def _ports(self) -> dict[str, Sequence[str]]:
-        """The names of the ports of each node on the fabric."""
-        ports = self._context.provider.ports
-        return {name: ports(self.topology, name) for name in self.topology.nodes}
-
-    @functools.cached_property
-    def _direct(self) -> dict[str, Mapping[str, str]]:
-        """Interfaces that lead directly to another node, each with that node's name, by node."""
-        direct = self._context.provider.direct
-        found = ((name, direct(self.topology, name)) for name in self.topology.nodes)
-        return {name: ends for name, ends in found if ends}
+    def _find_links(self) -> Links | None:
+        provider, nodes = self._context.provider, self._context.nodes
+        if fabric := provider.fabric(self._lab.name):
+            return FabricLinks(fabric, self.topology, provider, nodes, self._stopped)
+        if tunnels := provider.tunnels(nodes):
+            return TunnelLinks(tunnels)
+        return None
 
     def apply(self, fault: Fault) -> bool:
         present = self._seen_of(fault)
@@ -170,9 +165,9 @@ class _Place:
             return False
         others = [one for one in present if one.key != fault.key]
         if fault.kind in LINK_KINDS:
-            self._set_links([*others, fault])
+            self._need_links().set_links(present, [*others, fault])
         elif fault.kind in QUEUE_KINDS:
-            self._set_queues(fault.node, present, [*others, fault])
+            self._need_links().set_queues(fault.node, present, [*others, fault])
         elif fault.kind == "break":
             self._change(fault, back=False)
         elif fault.service:
@@ -185,9 +180,9 @@ class _Place:
     def _seen_of(self, fault: Fault) -> list[Fault]:
         """Return the active faults that must be known to cause this one."""
         if fault.kind in LINK_KINDS:
-            seen = self._links(self._need_fabric())
+            seen = self._need_links().links()
         elif fault.kind in QUEUE_KINDS:
-            seen = self._queues(self._need_fabric())
+            seen = self._need_links().queues()
         elif fault.kind == "break":
             seen = self._broken(self._context.node(fault.node))
         elif fault.service:
@@ -198,10 +193,10 @@ class _Place:
 
     def in_force(self, kinds: Collection[str] = tuple(KINDS)) -> list[Seen]:
         found: list[Seen] = []
-        if self._fabric is not None and not {*LINK_KINDS}.isdisjoint(kinds):
-            found += self._links(self._fabric)
-        if self._fabric is not None and not {*QUEUE_KINDS}.isdisjoint(kinds):
-            found += self._queues(self._fabric)
+        if self._links is not None and not {*LINK_KINDS}.isdisjoint(kinds):
+            found += self._links.links()
+        if self._links is not None and not {*QUEUE_KINDS}.isdisjoint(kinds):
+            found += self._links.queues()
         looks: list[Callable[[Node], list[Seen]]] = []
         if not {"kill", "stop"}.isdisjoint(kinds):
             looks.append(self._services)
@@ -235,9 +230,13 @@ class _Place:
         """Heal the faults that are due, and keep the other present ones."""
         kept = [fault for fault in present if fault not in due]
         if any(fault.kind in LINK_KINDS for fault in due):
-            self._set_links([fault for fault in kept if fault.kind in LINK_KINDS])
+            before, after = (
+                [fault for fault in faults if fault.kind in LINK_KINDS]
+                for faults in (present, kept)
+            )
+            self._need_links().set_links(before, after)
         for node in sorted({fault.node for fault in due if fault.kind in QUEUE_KINDS}):
-            self._set_queues(node, present, kept)
+            self._need_links().set_queues(node, present, kept)
         for fault in due:
             if fault.kind == "stop" and fault.service:
                 self._signal(fault, "CONT")
@@ -249,96 +248,20 @@ class _Place:
 
     # -- links ------------------------------------------------------------
 
-    def _need_fabric(self) -> Node:
-        if self._fabric is None and not link_faults(self.topology.provider):
+    def _need_links(self) -> Links:
+        if self._links is None and not link_faults(self.topology.provider):
             raise MachineError(
                 f"links of lab {self._lab.name} cannot have faults: the provider "
                 f"{self.topology.provider} does not support them",
                 hint="stop a service instead (`testbed fault stop NODE/SERVICE`), or choose "
                 "another provider",
             )
-        if self._fabric is None:
+        if self._links is None:
             raise LabError(
                 f"the fabric of lab {self._lab.name} does not run, so no link can be cut",
                 hint=f"`testbed up -l {self._lab.name}` restores it",
             )
-        return self._fabric
-
-    def _links(self, fabric: Node) -> list[Seen]:
-        if which("nft") is None:  # without nft there are no rules of ours
-            return []
-        places: list[tuple[Place, Sequence[str]]] = [(fabric, means.TABLE)]
-        places += [(place, means.node_table(place.name)) for place in self._ends()]
-        listed = [
-            place.run(["nft", "-j", "list", "table", *table], check=False)
-            for place, table in places
-        ]
-        return means.links_seen(*(one.stdout for one in listed if one.ok))
-
-    def _ends(self) -> list[Place]:
-        """Return the networks of the nodes with links that lead directly to another one."""
-        found = []
-        for node in self._context.nodes.values():
-            if node.name in self._direct:
-                place = self._context.provider.network_of(self._lab.name, node)
-                if place is not node or node.name not in self._stopped:
-                    found.append(place)
-        return found
-
-    def _set_links(self, faults: Sequence[Fault]) -> None:
-        if which("nft") is None:
-            raise MachineError(
-                "nft, which cuts links, is missing on this machine", hint="apt-get install nftables"
-            )
-        fabric = self._need_fabric()
-        rules = means.link_rules(self._ports, faults)
-        done = fabric.run(["nft", "-f", "-"], input=rules.encode(), check=False)
-        if not done.ok and "not supported" in done.stderr:
-            raise MachineError(
-                "this kernel has no nftables for bridges (CONFIG_NF_TABLES_BRIDGE), "
-                "which cuts links",
-                hint="use a kernel with it, or the fault `rate` (tbf)",
-            )
-        fabric.require(done)
-        for place in self._ends():
-            rules = means.end_rules(place.name, self._direct[place.name], faults)
-            place.run(["nft", "-f", "-"], input=rules.encode())
-
-    # -- queues -----------------------------------------------------------
-
-    def _queues(self, fabric: Node) -> list[Seen]:
-        show = ["tc", "-j", "qdisc", "show"]
-        found = means.queues_seen(fabric.run(show).stdout, self._ports)
-        for place in self._ends():
-            ends = self._direct[place.name]
-            # The far end of a link delays what goes to a node.
-            ports = {peer: [name] for name, peer in ends.items()}
-            found += means.queues_seen(place.run(show).stdout, ports)
-        return list({seen.fault: seen for seen in reversed(found)}.values())[::-1]
-
-    def _set_queues(self, node: str, present: Iterable[Fault], wanted: Sequence[Fault]) -> None:
-        fabric = self._need_fabric()
-        if any(fault.kind == "delay" and fault.node == node for fault in wanted):
-            self._need_netem(fabric)
-        there = any(fault.kind in QUEUE_KINDS and fault.node == node for fault in present)
-        places: list[tuple[Place, Sequence[str]]] = [(fabric, self._ports[node])]
-        for peer in self._ends():
-            ends = self._direct[peer.name]
-            places.append((peer, [name for name, far in ends.items() if far == node]))
-        for place, ports in places:
-            lines = means.queue_lines(ports, node, wanted, there=there)
-            if lines:
-                place.run(["tc", "-batch", "-"], input=lines.encode())
-
-    @staticmethod
-    def _need_netem(fabric: Node) -> None:
-        if not fabric.run(means.PROBE_NETEM, check=False).ok:
-            raise MachineError(
-                "this kernel has no netem (CONFIG_NET_SCH_NETEM), which delays packets",
-                hint="load it (modprobe sch_netem), use a kernel with it, or "
-                "the faults `rate` (tbf) and `loss` (nftables)",
-            )
-        fabric.run(means.UNPROBE)
+        return self._links
 
     # -- nodes and services -----------------------------------------------
 

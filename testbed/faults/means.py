@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
-from testbed.faults.model import Fault, Unreadable, parse
+from testbed.faults.model import QUEUE_KINDS, Fault, Unreadable, parse
 
 if TYPE_CHECKING:
     from testbed.nodes.base import Node
@@ -63,15 +63,15 @@ def link_rules(ports: Ports, faults: Iterable[Fault]) -> str:
             continue  # its links lead directly to other nodes
         mine = _set(ports[fault.node])
         theirs = _set(ports[fault.peer]) if fault.peer else ""
-        chance = _chance(fault)
         for here, there in (("iifname", "oifname"), ("oifname", "iifname")):
             match = f"{here} {mine}" + (f" {there} {theirs}" if theirs else "")
-            rule = f'{match}{chance} counter drop comment "{fault.words}"'
+            rule = f'{match}{chance(fault)} counter drop comment "{fault.words}"'
             lines.append(f"add rule {name} links {rule}")
     return "\n".join(lines) + "\n"
 
 
-def _chance(fault: Fault) -> str:
+def chance(fault: Fault) -> str:
+    """Return the nftables match that lets a share of packets be lost; empty for all of them."""
     if fault.kind != "loss":
         return ""
     return f" numgen random mod {MODULUS} < {round(fault.percent / 100 * MODULUS)}"
@@ -94,7 +94,7 @@ def end_rules(node: str, ends: Mapping[str, str], faults: Iterable[Fault]) -> st
     name = " ".join(node_table(node))
     lines = [f"add table {name}", f"delete table {name}"]
     rules = [
-        f'add rule {name} end{number}{_chance(fault)} counter drop comment "{fault.words}"'
+        f'add rule {name} end{number}{chance(fault)} counter drop comment "{fault.words}"'
         for fault in faults
         for number, peer in enumerate(ends.values())
         if fault.node in (node, peer) and fault.peer in ("", node, peer)
@@ -145,6 +145,11 @@ def _read(words: str) -> Fault | None:
 #: Exits with status 0 if the kernel has netem.  Nothing uses the fabric's ``lo``.
 PROBE_NETEM = ("tc", "qdisc", "replace", "dev", "lo", "root", "netem", "delay", "1us")
 UNPROBE = ("tc", "qdisc", "del", "dev", "lo", "root")
+
+
+def has_queue(node: str, faults: Iterable[Fault]) -> bool:
+    """Tell whether one of the faults is a queue for the traffic to a node."""
+    return any(fault.kind in QUEUE_KINDS and fault.node == node for fault in faults)
 
 
 def queue_lines(ports: Sequence[str], node: str, faults: Iterable[Fault], *, there: bool) -> str:

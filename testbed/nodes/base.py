@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from testbed.artifacts import Store
     from testbed.artifacts.source import Runner
+    from testbed.faults.tunnels import Tunnels
     from testbed.leftover import Judge, LabPart, Leftover
     from testbed.nodes.attachable import Attachable, Listed
     from testbed.nodes.place import Place, Runs
@@ -866,6 +867,14 @@ class Provider(ABC):
         """
         del topology, node
         return {}
+
+    def tunnels(self, nodes: Mapping[str, Node]) -> Tunnels | None:
+        """Return the tunnels between running nodes, if their networks are such, without a fabric.
+
+        Faults of links are caused there.
+        """
+        del nodes
+        return None
 
     def pause(self, lab: str, node: str) -> None:
         """Stop every process of a node until :meth:`resume`.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from testbed.errors import TestbedError
 from testbed.nodes.base import Node, NodeSpec, Provider
 
 if TYPE_CHECKING:
+    from testbed.faults.tunnels import Tunnels
     from testbed.nodes.base import Snapshot
     from testbed.nodes.place import Place
     from testbed.nodes.wiring import Difference
@@ -107,6 +108,9 @@ class MixedProvider(Provider):
 
     def direct(self, topology: Topology, node: str) -> dict[str, str]:
         return self._maker(node).direct(topology, node)
+
+    def tunnels(self, nodes: Mapping[str, Node]) -> Tunnels | None:
+        return self._members[0].tunnels(nodes)
 
     def pause(self, lab: str, node: str) -> None:
         self._maker(node).pause(lab, node)

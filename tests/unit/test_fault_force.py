@@ -16,7 +16,7 @@ from plugins import declare_greeter
 from testbed import cli
 from testbed.cli import common
 from testbed.errors import LabError, MachineError, NodeNotRunning, TimeoutExpired, TopologyError
-from testbed.faults import force
+from testbed.faults import links
 from testbed.faults.force import Faults, fault_of
 from testbed.labs.lab import Lab
 from testbed.nodes.base import Provider
@@ -79,7 +79,7 @@ def fabric(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Fabric:
     made = Fabric()
     bench.provider.script(["nft"], made.nft, "fabric")
     bench.provider.script(["tc"], made.tc, "fabric")
-    monkeypatch.setattr(force, "which", lambda name: f"/usr/sbin/{name}")
+    monkeypatch.setattr(links, "which", lambda name: f"/usr/sbin/{name}")
     return made
 
 
@@ -163,7 +163,7 @@ def test_without_netem_it_says_so_and_changes_nothing(lab: Lab, fabric: Fabric) 
 
 
 def test_without_nft_it_says_so(lab: Lab, fabric: Fabric, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(force, "which", lambda _: None)
+    monkeypatch.setattr(links, "which", lambda _: None)
     with pytest.raises(MachineError, match="nft"):
         apply(lab, "partition node2")
     assert words(lab) == [], "what cannot be there need not be looked for"

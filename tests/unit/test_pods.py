@@ -39,6 +39,7 @@ from testbed.nodes.kubernetes import (
     LAB,
     NODE,
     OWNER,
+    POD_NETWORK,
     manifests,
     networks,
     pods,
@@ -346,13 +347,14 @@ def test_a_node_tells_the_mtu_of_its_links(
     links = [{"ifname": "pod0", "mtu": 1450, "addr_info": [{"local": pod.address}]}]
     asked: list[tuple[str, ...]] = []
 
-    def run(argv: list[str]) -> Result:
+    def run(argv: list[str], **_: object) -> Result:
         asked.append((*argv,))
         return Result((*argv,), 0, json.dumps(links).encode() + b"\0[]", b"")
 
     monkeypatch.setattr(node, "run", run)
     assert (node.link_mtu, node.link_mtu) == (1400, 1400)  # RFC 7348, section 5: 50 bytes less
-    assert asked == [(*node.outside, *networks.LOOK)]
+    enter = ["nsenter", f"--net={POD_NETWORK}"] if privileged else []
+    assert asked == [(*enter, *networks.LOOK)]
 
 
 def test_networks_have_identifiers_of_24_bits_that_stay() -> None:
@@ -394,6 +396,64 @@ def test_each_interface_has_its_peers_and_no_others() -> None:
     ]
     assert networks.corrections(wanted, wanted) == []
     assert networks.entries(b"\0") == {}
+
+
+def pod_node(name: str, *, privileged: bool = False) -> PodNode:
+    """A node of a Pod that nobody has created."""
+    pod = pods.Pod(f"{name}-1", f"uid-{name}", name, "d", address=f"10.244.0.{ord(name)}",
+                   privileged=privileged)  # fmt: skip
+    never: Any = None
+    return PodNode(
+        pod, lab="two", namespace="n", cluster=never, now=never, folder=Path("/nowhere"),
+        agent=never, init=never,
+    )  # fmt: skip
+
+
+def test_tunnels_are_those_of_the_pods_own_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[tuple[str, ...]] = []
+
+    def run(_: PodNode, argv: list[str], **__: object) -> None:
+        ran.append(tuple(argv))
+
+    monkeypatch.setattr(PodNode, "run", run)
+    provider = KubernetesProvider.of(Setup(Path("/nowhere"), FakeStore()))
+    found = provider.tunnels({"a": pod_node("a"), "c": pod_node("c", privileged=True)})
+    assert found.port == networks.PORT
+    assert found.addresses == {"a": "10.244.0.97", "c": "10.244.0.99"}
+    for place in found.outside.values():
+        place.run(["tc"])
+    assert ran == [("tc",), ("nsenter", f"--net={POD_NETWORK}", "tc")]
+
+
+def test_networks_can_have_a_rate_a_delay_and_a_loss() -> None:
+    slow = TWO.replace("10.50.0.0/24}", "10.50.0.0/24, rate: 10mbit, delay: 5ms, loss: 1%}")
+    port, _ = load_text(slow, "two.yaml").nodes["b"].ports
+    assert {one.kind for one in port.shaping} == {"rate", "delay", "loss"}
+
+
+def test_a_kernel_without_netem_is_told_before_a_link_is_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slow = load_text(TWO.replace("10.50.0.0/24}", "10.50.0.0/24, delay: 5ms}"), "two.yaml")
+    ran: list[tuple[str, ...]] = []
+
+    def run(_: PodNode, argv: tuple[str, ...], **__: object) -> Result:
+        ran.append(argv)
+        return Result(argv, 2, b"", b"Error: Specified qdisc kind is unknown.")
+
+    monkeypatch.setattr(PodNode, "run", run)
+    provider = KubernetesProvider.of(Setup(Path("/nowhere"), FakeStore()))
+    with pytest.raises(MachineError, match="netem"):
+        provider.connect("two", slow, pod_node("a"))
+    assert len(ran) == 1
+
+
+def test_a_pod_cannot_be_paused() -> None:
+    provider = KubernetesProvider.of(Setup(Path("/nowhere"), FakeStore()))
+    for act in (provider.pause, provider.resume):
+        with pytest.raises(MachineError) as caught:
+            act("two", "a")
+        assert "partition" in (caught.value.hint or "")
 
 
 def test_who_needs_a_privileged_pod() -> None:

@@ -15,6 +15,7 @@ from testbed.labs.lab import Lab
 from testbed.labs.preflight import kernel_features
 from testbed.labs.status import status
 from testbed.nodes import wiring
+from testbed.nodes.kubernetes.provider import KubernetesProvider
 from testbed.nodes.netns.provider import NetnsProvider, bridge_of, identities
 from testbed.nodes.qemu.provider import QemuProvider
 from testbed.topology import load_data, load_text
@@ -498,7 +499,13 @@ def test_the_kernel_must_have_the_queues() -> None:
 
 @pytest.mark.parametrize(
     ("provider", "needs"),
-    [("netns", {"netem"}), ("containerlab", {"netem"}), ("qemu", set()), ("vagrant", set())],
+    [
+        ("netns", {"netem"}),
+        ("containerlab", {"netem"}),
+        ("qemu", set()),
+        ("vagrant", set()),
+        ("kubernetes", set()),
+    ],
 )
 def test_the_kernel_that_shapes_is_that_of_the_nodes(provider: str, needs: set[str]) -> None:
     slow = PLAIN.replace("10.1.0.0/24}", "10.1.0.0/24, delay: 5ms}")
@@ -522,6 +529,7 @@ def test_only_some_providers_shape(monkeypatch: pytest.MonkeyPatch) -> None:
     (problem,) = problems(text.replace("r: {", "r: {provider: qemu, "))
     assert (problem.line, "qemu" in problem.wanted) == (3, True)
     assert "testbed fault rate" in problem.hint
+    monkeypatch.setattr(KubernetesProvider, "shapes", False)
     found = [one.hint for one in problems(f"{text}provider: kubernetes\n") if "rate" in one.wanted]
     assert found
     assert not any("testbed fault" in hint for hint in found), "its links have no faults either"

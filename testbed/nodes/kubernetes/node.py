@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from testbed.nodes.stream.wire import HEADER
 from testbed.polling import until
 
 if TYPE_CHECKING:
+    from testbed.nodes.base import Result, Running
     from testbed.nodes.kubernetes.channel import ExecChannel
     from testbed.nodes.kubernetes.cluster import Cluster
     from testbed.nodes.kubernetes.pods import Pod
@@ -35,6 +36,37 @@ START = f"""\
 }}
 exec "$1" $3
 """
+
+
+class PodNetwork:
+    """A Pod's own network, in which the VXLAN packets of its node pass."""
+
+    def __init__(self, node: PodNode) -> None:
+        self._node = node
+        self._enter = ["nsenter", f"--net={POD_NETWORK}"] if node.pod.privileged else []
+
+    @property
+    def name(self) -> str:
+        return self._node.name
+
+    @property
+    def slowness(self) -> float:
+        return self._node.slowness
+
+    def spawn(self, argv: Sequence[str]) -> Running:
+        """Start a command and return without waiting for it.  Raises NoSuchNode."""
+        return self._node.spawn([*self._enter, *argv])
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        input: bytes | None = None,
+        timeout: float = 60.0,
+        check: bool = True,
+    ) -> Result:
+        """Run a command to its end.  Raises as :meth:`testbed.nodes.base.Node.run` does."""
+        return self._node.run([*self._enter, *argv], input=input, timeout=timeout, check=check)
 
 
 class PodNode(KeptNode):
@@ -69,14 +101,14 @@ class PodNode(KeptNode):
         return f"<Pod {self._namespace}/{self.pod.name}, node {self.name} of {self.lab}>"
 
     @property
-    def outside(self) -> list[str]:
-        """The words before a command that runs in the Pod's own network."""
-        return ["nsenter", f"--net={POD_NETWORK}"] if self.pod.privileged else []
+    def outside(self) -> PodNetwork:
+        """The Pod's own network, which is also the node's unless the Pod is privileged."""
+        return PodNetwork(self)
 
     @functools.cached_property
     def link_mtu(self) -> int:
         """The MTU that is left for networks of the lab within the packets of the Pod."""
-        links, _ = self.run([*self.outside, *networks.LOOK]).out.split(b"\0")
+        links, _ = self.outside.run(networks.LOOK).out.split(b"\0")
         return networks.underlay(self.pod.address, json.loads(links)).inner
 
     def channel(self) -> ExecChannel:

@@ -25,6 +25,7 @@ from testbed.nodes.kubernetes.remembered import Place, Remembered
 # Modules for clusters are imported where needed: other labs don't load them.
 
 if TYPE_CHECKING:
+    from testbed.faults.tunnels import Tunnels
     from testbed.leftover import Judge, Leftover
     from testbed.nodes.base import Running
     from testbed.nodes.kubernetes.cluster import Cluster
@@ -49,6 +50,7 @@ class KubernetesProvider(Provider):
 
     name = "kubernetes"
     hosts = True
+    shapes = True
     options = (IMAGE, KEEP_ALIVE)
 
     def __init__(self, setup: Setup) -> None:
@@ -289,7 +291,7 @@ class KubernetesProvider(Provider):
 
         from testbed.nodes.kubernetes import networks
 
-        links, routes = node.run([*node.outside, *networks.LOOK]).out.split(b"\0")
+        links, routes = node.outside.run(networks.LOOK).out.split(b"\0")
         found = networks.underlay(node.pod.address, json.loads(links))
         return found, json.loads(routes.strip() or b"[]")
 
@@ -305,8 +307,8 @@ class KubernetesProvider(Provider):
         listening: list[Running] = []
         with contextlib.ExitStack() as stack:
             for node in nodes.values():
-                argv = [*node.outside, PYTHON, "-S", "-c", networks.LISTEN, node.pod.address]
-                listening.append(stack.enter_context(node.spawn(argv)))
+                argv = [PYTHON, "-S", "-c", networks.LISTEN, node.pod.address]
+                listening.append(stack.enter_context(node.outside.spawn(argv)))
             ring = sorted(nodes.values(), key=lambda node: (node.pod.worker, node.name))
             pairs = list(zip(ring, [*ring[1:], ring[0]], strict=True))
             with ThreadPoolExecutor(THREADS) as pool:
@@ -319,8 +321,8 @@ class KubernetesProvider(Provider):
         from testbed.nodes.kubernetes import networks
 
         most = min(own[a.name].mtu, own[b.name].mtu) - 28  # headers of IPv4 and UDP
-        argv = [*a.outside, PYTHON, "-S", "-c", networks.ASK, a.pod.address, b.pod.address]
-        said = a.run([*argv, str(most), str(UDP)], timeout=UDP + 30).stdout.split()
+        argv = [PYTHON, "-S", "-c", networks.ASK, a.pod.address, b.pod.address]
+        said = a.outside.run([*argv, str(most), str(UDP)], timeout=UDP + 30).stdout.split()
         if str(most) in said:
             return None
         pair = f"from {a.name} on {a.pod.worker} to {b.name} on {b.pod.worker}"
@@ -338,9 +340,12 @@ class KubernetesProvider(Provider):
     # -- networks ---------------------------------------------------------
 
     def connect(self, lab: str, topology: Topology, node: Node) -> None:
+        from testbed.faults.links import need_netem
         from testbed.nodes.kubernetes import networks
 
         pod = pod_of(node)
+        if "netem" in map(wiring.queue_of, topology.nodes[node.name].ports):
+            need_netem(pod)
         own, routes = self._look(pod)
         lines = [] if pod.pod.privileged else networks.aside(own, routes)
         _create_links(pod, own, topology.nodes[node.name].ports, lines)
@@ -349,6 +354,7 @@ class KubernetesProvider(Provider):
 
     def _introduce(self, lab: str, topology: Topology, node: Node) -> None:
         """Tell a node's networks where its peers are, as far as it does not know it."""
+        from testbed.faults.tunnels import follow
         from testbed.nodes.kubernetes import networks
 
         if node.name not in topology.nodes:
@@ -357,6 +363,7 @@ class KubernetesProvider(Provider):
         there = networks.entries(node.run(networks.LOOK_PEERS).out)
         if lines := networks.corrections(wanted, there):
             node.run(["bridge", "-batch", "-"], input="\n".join(lines).encode())
+            follow(pod_of(node).outside, self._addresses.get(lab, {}))
 
     def restore(
         self, lab: str, topology: Topology, node: Node, differences: Sequence[Difference]
@@ -367,6 +374,23 @@ class KubernetesProvider(Provider):
             _create_links(pod, self._underlay(pod), [ports[index] for index in sorted(missing)])
         self._introduce(lab, topology, node)
         wiring.restore(topology, node, differences, missing)
+
+    def tunnels(self, nodes: Mapping[str, Node]) -> Tunnels:
+        from testbed.faults.tunnels import Tunnels
+        from testbed.nodes.kubernetes.networks import PORT
+
+        pods = {name: pod_of(node) for name, node in nodes.items()}
+        return Tunnels(
+            PORT,
+            {name: node.pod.address for name, node in pods.items()},
+            {name: node.outside for name, node in pods.items()},
+        )
+
+    def pause(self, lab: str, node: str) -> None:
+        raise MachineError(
+            f"{node} of {lab} cannot be stopped: the Kubernetes API cannot pause a Pod",
+            hint="stop a service (NODE/SERVICE), or cut the node off (`testbed fault partition`)",
+        )
 
     # -- removing ---------------------------------------------------------
 
@@ -446,5 +470,4 @@ def _create_links(
     place = "netns 1 " if node.pod.privileged else ""
     lines = [*first, *(networks.link(port, own, place) for port in ports)]
     if lines:
-        argv = [*node.outside, "ip", "-batch", "-"]
-        node.run(argv, input="\n".join(lines).encode())
+        node.outside.run(["ip", "-batch", "-"], input="\n".join(lines).encode())
