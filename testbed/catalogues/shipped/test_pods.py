@@ -510,13 +510,13 @@ def test_declared_ports_decide_what_is_reached(
 
 
 #: Arguments are seconds and addresses: pings and fetches from each, all at once.  A Pod that runs
-#: may not listen yet: a refused connection is tried again.
+#: may not listen yet, or may close a connection while it starts: each error is tried again.
 ASK_ALL = """
 seconds=$1; shift
 for address; do
   ping -n -q -c 1 -W "$seconds" "$address" > /dev/null && echo "ping $address" &
-  timeout "$seconds" curl -s -o /dev/null --noproxy '*' \
-    --retry 60 --retry-delay 1 --retry-connrefused "http://$address/" && echo "TCP $address" &
+  curl -sS -o /dev/null --noproxy '*' --max-time "$seconds" --retry-max-time "$seconds" \
+    --retry 60 --retry-delay 1 --retry-all-errors "http://$address/" && echo "TCP $address" &
 done
 wait
 """
