@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import fcntl
 import importlib
 import json
@@ -13,8 +15,9 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -30,6 +33,7 @@ from testbed.labs.run import Waiting
 from testbed.labs.state import Record
 from testbed.nodes.fake import FakeProvider
 from testbed.roles.docker.section import ENGINES
+from testbed.roles.kubernetes import api_port
 from testbed.testing.provider import spec
 from testbed.topology import load, names
 
@@ -637,6 +641,27 @@ def test_a_signal_while_a_class_is_made(
     said = testbed("schema")
     assert said.status == 128 + signum
     assert "interrupted" in said.err
+
+
+@pytest.mark.parametrize("signum", HANDLED)
+def test_a_signal_in_a_callback_of_the_event_loop_ends_kubeconfig(
+    signum: int, testbed: Testbed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """asyncio logs, and drops, what a signal's handler raises within a callback."""
+
+    @contextlib.asynccontextmanager
+    async def opened(context: object, port: int) -> AsyncIterator[api_port.Opened]:
+        loop = asyncio.get_running_loop()
+        loop.call_soon(signal.raise_signal, signum)
+        loop.call_later(30, loop.stop)  # which fails the test
+        yield api_port.Opened("https://127.0.0.1:1", b"the file")
+
+    monkeypatch.setattr(api_port, "opened", opened)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(common, "lab_meant", lambda *_: SimpleNamespace(context=str))
+    said = testbed("kubeconfig", "lab")
+    assert (said.status, said.out) == (128 + signum, "the file\n")
+    assert "asyncio" not in said.err
 
 
 def test_ctrl_c_while_its_modules_are_loaded(tmp_path: Path) -> None:
