@@ -115,7 +115,8 @@ class Problem:
     """One problem of a file: a topology, or a file of a catalogue.
 
     ``line`` and ``column`` count from 1; 0 means the whole file. ``file`` is the file if it is
-    not the one that was asked for, but one that it includes.
+    not the one that was asked for, but one that it includes. ``at`` is the path of the value, with
+    dots, in data without lines.
     """
 
     line: int
@@ -124,12 +125,19 @@ class Problem:
     seen: str
     hint: str
     file: str = ""
+    at: str = ""
 
     def format(self, source: str) -> str:
         place = self.file or source
         if self.line:
             place += f":{self.line}:{self.column}" if self.column else f":{self.line}"
-        return f"{place}: wanted {self.wanted}, saw {self.seen}; {self.hint}"
+        return f"{place}: {self.words}; {self.hint}"
+
+    @property
+    def words(self) -> str:
+        """What was wanted, where if there is no line, and what was seen."""
+        at = f" at {self.at}" if self.at else ""
+        return f"wanted {self.wanted}{at}, saw {self.seen}"
 
 
 class TopologyError(UsageError):

@@ -10,6 +10,7 @@ from testbed.catalogues.shipped import FOLDER
 from testbed.claims.catalogue import Catalogue
 from testbed.claims.load import load
 from testbed.claims.model import Claim, Document
+from testbed.suites.by_provider import Known, verdicts
 from testbed.suites.model import Selection
 
 #: Features that a cluster alone can have.
@@ -19,6 +20,12 @@ OF_CLUSTERS = ("kubernetes", "dns", "ingress", "network-policy", "hairpin", "pod
 @functools.cache
 def shipped() -> Catalogue:
     return load(FOLDER)
+
+
+@functools.cache
+def by_provider() -> Mapping[str, Mapping[str, Known]]:
+    """The verdicts of the shipped claims with each provider."""
+    return verdicts(shipped())
 
 
 def claims() -> Mapping[str, Claim]:

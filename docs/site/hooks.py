@@ -32,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # this folder is no package
 import cli_reference
 import gallery
 import links
+import verdicts
 
 log = logging.getLogger("mkdocs.hooks.testbed")
 
@@ -42,6 +43,7 @@ Test suites for your own providers and roles. [Extend testbed](../extending.md) 
 ::: testbed.testing
     options: {show_root_heading: false, show_root_toc_entry: false, show_if_no_docstring: false}
 """
+VERDICTS = "verdicts.md"
 #: The documented members of classes that have more.
 MEMBERS = {"Lab": "[up, down, live]"}
 #: Elements that load what an attribute names.
@@ -142,11 +144,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Tell the extension which page comes next."""
+    """Tell the extension which page comes next, and complete the page on verdicts."""
     del files
     (extension,) = (one for one in config.markdown_extensions if isinstance(one, Links))
     extension.page = page.file.src_uri
-    return markdown
+    return markdown + (verdicts.every(verdicts.found()) if extension.page == VERDICTS else "")
 
 
 class _Loads(HTMLParser):

@@ -18,6 +18,7 @@ from testbed.claims import marks
 from testbed.claims.catalogue import Catalogue, Place, Source, numbered, shown
 from testbed.claims.labs import Wanted
 from testbed.claims.model import (
+    ALTERNATIVES,
     ANY_LAB,
     COMPARISON,
     EXPECTED,
@@ -403,7 +404,7 @@ class _Reader:
                     file.wrong(value, f"a condition for {fact!r}", repr(word), hint)
                 elif word:
                     when[fact] = word
-        expect = file.choice(found.get("expect"), "a verdict", EXPECTED)
+        expect = file.choice(found.get("expect"), "a verdict", ALTERNATIVES)
         why = file.words(found.get("why"), "why")
         return Otherwise(when, expect, why) if when and expect and why else None  # type: ignore[arg-type]
 

@@ -15,15 +15,22 @@ if TYPE_CHECKING:
 
 #: The mark of :mod:`testbed.pytest_plugin`, which the layers above this one define.
 MARK = "testbed_claim"
+CHANGES = "testbed_changes"
+FAULT = "fault"  #: the fixture of tests that break a lab
 QUICK = re.compile(rf"\b{MARK}\b(?:\(\s*(?:\"([^\"\\\n]*)\"|'([^'\\\n]*)'|(.)))?")
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A mark of a test; ``claim`` is empty if it is not a constant there."""
+    """A mark of a test; ``claim`` is empty if it is not a constant there.
+
+    ``changes`` tells that the test changes the machines of its lab, by a mark of its own or by
+    faults.
+    """
 
     claim: str
     place: Place
+    changes: bool = False
 
 
 def files(folder: Path) -> list[Path]:
@@ -76,4 +83,12 @@ def _marks(path: Path, tree: ast.AST) -> Iterator[Mark]:
         claim = word.value if isinstance(word, ast.Constant) else ""
         test = inside.get(node)
         place = Place(path, test.lineno if test else node.lineno, test.name if test else "")
-        yield Mark(claim if isinstance(claim, str) else "", place)
+        changes = test is not None and _changes(test)
+        yield Mark(claim if isinstance(claim, str) else "", place, changes)
+
+
+def _changes(test: ast.FunctionDef) -> bool:
+    marks = (node for decorator in test.decorator_list for node in ast.walk(decorator))
+    return any(isinstance(node, ast.Attribute) and node.attr == CHANGES for node in marks) or any(
+        one.arg == FAULT for one in test.args.args
+    )

@@ -47,6 +47,8 @@ def fact_names() -> tuple[str, ...]:
 
 #: Verdicts that a claim can be expected to have.
 EXPECTED: tuple[Verdict, ...] = ("confirmed", "contradicted", "conditional", "not testable")
+#: Verdicts of an alternative expectation: a check that cannot decide its claim there skips it.
+ALTERNATIVES: tuple[Verdict, ...] = (*EXPECTED, "skipped")
 
 COMPARISON = re.compile(r"(<|<=|>=|>) (\d+(?:\.\d+)*)")
 OPERATORS = {"<": operator.lt, "<=": operator.le, ">=": operator.ge, ">": operator.gt}
@@ -90,7 +92,8 @@ class Claim:
     for a present-day system, ``check`` how it is checked, or empty if only the
     test says so, and ``why`` the reason if that is not simply "confirmed".  On a
     lab that meets the condition of an entry in ``otherwise``, the first such entry
-    replaces ``expect`` and ``why``.
+    replaces ``expect`` and ``why``.  An entry with "skipped" only tells that the check
+    cannot decide the claim there.
     """
 
     id: str
@@ -117,9 +120,14 @@ class Claim:
     def expected(self, facts: Mapping[str, str]) -> tuple[Verdict, str]:
         """Return the expected verdict for a lab with these facts, and the reason."""
         for other in self.otherwise:
-            if other.holds(facts):
+            if other.expect != "skipped" and other.holds(facts):
                 return other.expect, other.why
         return self.expect, self.why
+
+    def undecided(self, facts: Mapping[str, str]) -> str:
+        """Return why the check skips the claim on a lab with these facts; empty if it does not."""
+        found = (one.why for one in self.otherwise if one.expect == "skipped" and one.holds(facts))
+        return next(found, "")
 
     def to_dict(self) -> dict[str, Any]:
         return {

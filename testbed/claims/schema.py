@@ -25,7 +25,7 @@ from testbed.claims.load import (
     REQUIRED_OF_DOCUMENT,
     REQUIRED_OF_SABOTAGE,
 )
-from testbed.claims.model import EXPECTED, fact_names, feature_words
+from testbed.claims.model import ALTERNATIVES, EXPECTED, fact_names, feature_words
 from testbed.topology.variant import options
 
 TEXT: dict[str, Any] = {"type": "string", "minLength": 1}
@@ -98,7 +98,9 @@ def _catalogue() -> dict[str, Any]:
 def _document() -> dict[str, Any]:
     expected = {"enum": list(EXPECTED)}
     when = _object(fact_names())
-    other = _object(OF_OTHERWISE, OF_OTHERWISE, when={**when, "minProperties": 1}, expect=expected)
+    facts = {**when, "minProperties": 1}
+    verdicts = {"enum": list(ALTERNATIVES)}
+    other = _object(OF_OTHERWISE, OF_OTHERWISE, when=facts, expect=verdicts)
     needs = {"type": "array", "items": {"enum": list(feature_words())}, "minItems": 1}
     claim = _object(
         OF_CLAIM,

@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     "--verdict", "verdicts", multiple=True, type=click.Choice(EXPECTED),
     help="Only with this expected verdict.",
 )  # fmt: skip
+@click.option(
+    "--by", "by", type=click.Choice(["provider"]),
+    help="Show the verdict of each claim with each provider, and the reasons where they differ.",
+)  # fmt: skip
 @common.json_option
 @click.pass_context
 def command(
@@ -41,6 +45,7 @@ def command(
     kinds: tuple[str, ...],
     needs: tuple[str, ...],
     verdicts: tuple[str, ...],
+    by: str | None,
     as_json: bool,
 ) -> None:
     """List the claims of a catalogue, show one, or begin a catalogue of your own.
@@ -64,6 +69,9 @@ def command(
         and (not needs or set(needs) & set(claim.needs))
         and (not verdicts or {claim.expect, *(o.expect for o in claim.otherwise)} & set(verdicts))
     ]
+    if by is not None:
+        _by_provider(catalogue, found, as_json=as_json)
+        return
     if as_json:
         common.print_json([claim.to_dict() for claim in found])
         return
@@ -75,6 +83,33 @@ def command(
         text = textwrap.shorten(claim.claim, max(30, width - len(start)), placeholder=" …")
         click.echo(start + text)
     click.echo(f"{len(found)} of {len(catalogue.claims)} claims", err=True)
+
+
+def _by_provider(catalogue: Catalogue, claims: list[Claim], *, as_json: bool) -> None:
+    """Print the verdicts of claims with each provider."""
+    from testbed.suites.by_provider import reasons, table, verdicts
+
+    some = verdicts(catalogue, claims)
+    if as_json:
+        common.print_json(
+            [
+                {"id": name, "verdicts": {one: cell.to_dict() for one, cell in row.items()}}
+                for name, row in some.items()
+            ]
+        )
+        return
+    width = shutil.get_terminal_size((120, 24)).columns
+    rows = table(some)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (f"{word:<{width}}" for word, width in zip(row, widths, strict=True))
+        click.echo("  ".join(cells).rstrip())
+    for provider, counted in reasons(some).items():
+        click.echo(f"\n{provider}:")
+        for one, count in counted.most_common():
+            text = f"{one.verdict}: {one.why}"
+            click.echo(f"{count:6}  {textwrap.fill(text, width - 8, subsequent_indent=' ' * 8)}")
+    click.echo(f"{len(claims)} of {len(catalogue.claims)} claims", err=True)
 
 
 @command.command("show")

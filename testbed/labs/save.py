@@ -114,8 +114,7 @@ class Saved:
             _put(changed, found.path, found.value, replace=found.replace)
             load_data(changed, "the saved lab")
         except TopologyError as error:
-            first = error.problems[0]
-            return f"wanted {first.wanted}, saw {first.seen}"
+            return error.problems[0].words
         except TypeError as error:
             return str(error)
         self.data = changed

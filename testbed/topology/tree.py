@@ -191,14 +191,13 @@ class Problems:
 
         Raises TopologyError after the last permitted one.
         """
-        if not at.line and at.path:
-            wanted = f"{wanted} at {'.'.join(map(str, at.path))}"
+        path = ".".join(map(str, at.path)) if not at.line else ""
         if isinstance(at, Filled):
             names = (f"${{{name}}}" for name in at.variables)
             seen = f"{seen}, from {' and '.join(names)}"
         _, file = self._files.get(id(at), (at, self.file))
         _, use = self._uses.get(id(at), (at, ""))
-        self._add(Problem(at.line, at.column, self._begin(wanted), seen, hint, file), use)
+        self._add(Problem(at.line, at.column, self._begin(wanted), seen, hint, file, path), use)
         self._touched.update(at.path[:i] for i in range(len(at.path) + 1))
 
     def add_at(self, line: int, column: int, wanted: str, seen: str, hint: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import click
 import pytest
 from bugs import BUGS, FOLDER
+from catalogues import by_provider
 from click.testing import CliRunner
 
 from testbed.cli import cli
@@ -181,3 +182,13 @@ def test_docs_have_the_versions_that_the_tests_have() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     wanted = project["project"]["optional-dependencies"]["docs"]
     assert {re.split(r"[\[><=]", one)[0] for one in wanted} <= docs.keys()
+
+
+def test_the_page_on_verdicts_has_the_numbers_of_the_catalogue() -> None:
+    verdicts = module("verdicts")
+    page, known = (ROOT / "docs" / "verdicts.md").read_text("utf-8"), by_provider()
+    assert verdicts.counts(known) in page
+    assert verdicts.whys(known) in page
+    rows = verdicts.every(known).splitlines()
+    assert sum(row.startswith("| `") for row in rows) == len(known)
+    assert len({row.count("|") for row in rows if row.startswith("|")}) == 1

@@ -252,6 +252,8 @@ BAD: dict[str, tuple[dict[str, str | None], str, int, str, str]] = {
                   "topic"),
     "a definition": ({"manual.yaml": DOCUMENT.replace("confirmed", "not testable")},
                      "manual.yaml", 9, "state", "definition"),
+    "a skip": ({"manual.yaml": DOCUMENT.replace("confirmed", "skipped")}, "manual.yaml", 11,
+               "'skipped'", "contradicted"),
     "a fact": ({"manual.yaml": DOCUMENT + "  otherwise: [{when: {dokcer: x}, expect: confirmed, "
                 "why: y}]\n"}, "manual.yaml", 13, "dokcer", "'docker'"),
     "a comparison": ({"manual.yaml": DOCUMENT + "  otherwise: [{when: {docker: '>=28'}, "
