@@ -21,6 +21,8 @@ from testbed.artifacts.cache import Cache
 from testbed.errors import LabError
 from testbed.labs.state import Record, State
 from testbed.leftover import AGE, Judge, Leftover
+from testbed.nodes.kubernetes import left as in_clusters
+from testbed.nodes.kubernetes import provider as of_pods
 from testbed.nodes.netns import cgroups, find, leftovers
 from testbed.testing.provider import spec
 
@@ -292,8 +294,8 @@ def test_as_data(look: Look, bench: Bench) -> None:
 
 
 def test_every_kind_has_its_line_in_the_docs() -> None:
-    modules = (leaks.__file__, str(leftovers.__file__))
-    source = "".join(Path(one).read_text(encoding="utf-8") for one in modules)
+    modules = (leaks.__file__, leftovers.__file__, of_pods.__file__, in_clusters.__file__)
+    source = "".join(Path(str(one)).read_text(encoding="utf-8") for one in modules)
     page = (Path(__file__).parents[2] / "docs" / "leaks.md").read_text(encoding="utf-8")
     kinds = set(re.findall(r'(?:Leftover|whole)\(\s*"(\w+)"', source))
     assert kinds == set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))

@@ -30,6 +30,7 @@ from testbed.errors import (
     UsageError,
 )
 from testbed.labs.base_steps import node_spec
+from testbed.leftover import Judge, Leftover
 from testbed.nodes.base import NodeSpec, Result, Setup
 from testbed.nodes.kubernetes import (
     BEAT,
@@ -40,6 +41,7 @@ from testbed.nodes.kubernetes import (
     NODE,
     OWNER,
     POD_NETWORK,
+    labs,
     manifests,
     networks,
     pods,
@@ -47,11 +49,12 @@ from testbed.nodes.kubernetes import (
 )
 from testbed.nodes.kubernetes.channel import ExecChannel
 from testbed.nodes.kubernetes.cluster import Cluster, Refused
+from testbed.nodes.kubernetes.labs import labs_in
 from testbed.nodes.kubernetes.networks import Underlay
 from testbed.nodes.kubernetes.node import PodNode
 from testbed.nodes.kubernetes.provider import KubernetesProvider, privileged_nodes
 from testbed.nodes.kubernetes.remembered import Place, Remembered
-from testbed.nodes.kubernetes.site import Site, labs_in
+from testbed.nodes.kubernetes.site import Site
 from testbed.testing import FakeStore
 from testbed.topology import load, load_data, load_text
 
@@ -473,6 +476,8 @@ class Api:
     bodies: list[Any] = field(default_factory=list)
     refuse: Callable[[str, str], tuple[int, dict[str, Any]] | None] = lambda method, path: None
     allowed: bool = True
+    age: float = 0.0  # seconds of objects when they are created
+    ahead: float = 0.0  # seconds of its clock
     url: str = ""
 
     def answer(self, method: str, path: str, body: Any) -> tuple[int, dict[str, Any]]:
@@ -519,7 +524,9 @@ class Api:
         name = f"{plain}/{body['metadata']['name']}"
         if name in self.objects:
             return 409, {"reason": "AlreadyExists", "message": "exists"}
-        made = {**body, "metadata": {**body["metadata"], "uid": f"uid-{len(self.asked)}"}}
+        born = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - self.age))
+        meta = {**body["metadata"], "uid": f"uid-{len(self.asked)}", "creationTimestamp": born}
+        made = {**body, "metadata": meta}
         if body["kind"] == "Pod":
             made["spec"]["nodeName"] = "worker-1"
             running = [{"name": "node", "state": {"running": {}}}]
@@ -550,6 +557,9 @@ def api() -> Iterator[Api]:
             self.send_header("Content-Length", str(len(text)))
             self.end_headers()
             self.wfile.write(text)
+
+        def date_time_string(self, timestamp: float | None = None) -> str:
+            return super().date_time_string(timestamp or time.time() + made.ahead)
 
         def log_message(self, *_: object) -> None:
             pass
@@ -1092,6 +1102,246 @@ def test_a_lab_keeps_its_image_and_its_time(
         with pytest.raises(UsageError) as caught:
             other(**{name: value})
         assert caught.value.where == f"--{name.replace('_', '-')}"
+
+
+# -- clients that die --------------------------------------------------------------------
+
+
+class Died(BaseException):
+    """The process was killed."""
+
+
+class Mortal(Cluster):
+    """A client of the API in memory that dies right after a number of requests."""
+
+    def __init__(self, api: Api, kubeconfig: str, requests: float = float("inf")) -> None:
+        super().__init__(kubeconfig, "here", patience=0)
+        self.api = api
+        self.left = requests
+        self._dying = threading.Lock()
+
+    def current(self) -> str:
+        return self.context
+
+    def _try(
+        self, method: str, path: str, body: Any, query: Any, kind: str
+    ) -> tuple[int, dict[str, Any], str]:
+        del kind
+        from urllib.parse import urlencode
+
+        with self._dying:
+            if self.left <= 0:
+                raise Died
+            self.left -= 1
+            full = path + (f"?{urlencode(query)}" if query else "")
+            status, answer = self.api.answer(method, full, body)
+            if self.left <= 0:
+                raise Died
+        return status, answer, ""
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., KubernetesProvider]:
+    """A function that returns the provider of a state folder, whose process may die."""
+    path = kubeconfig(tmp_path, "http://127.0.0.1:9")
+    monkeypatch.setenv("KUBECONFIG", path)
+
+    def make(
+        api: Api, state: Path, requests: float = float("inf"), *, named: bool = False
+    ) -> KubernetesProvider:
+        if named:
+            monkeypatch.setenv(CONTEXT, "here")
+        else:
+            monkeypatch.delenv(CONTEXT, raising=False)
+        made = KubernetesProvider.of(Setup(state, FakeStore()))
+        client = Mortal(api, path, requests)
+        monkeypatch.setattr(made, "_cluster_of", lambda given, patience=0: client)
+        return made
+
+    return make
+
+
+def up(provider: KubernetesProvider) -> None:
+    provider.create_fabric("two", load_text(TWO, "two.yaml"))
+    there = provider._site("two")
+    assert there
+    there.create([spec("a"), spec("b"), spec("c")], {"c"})
+    there.started(["a", "b", "c"])
+
+
+def requests_of(act: Callable[[KubernetesProvider], None], provider: KubernetesProvider) -> int:
+    client = provider._cluster_of(settings.of())
+    assert isinstance(client, Mortal)
+    before = len(client.api.asked)
+    act(provider)
+    return len(client.api.asked) - before
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["own", "shared"])
+def test_whenever_up_dies_the_next_command_removes_all(
+    machine: Callable[..., KubernetesProvider], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    *, shared: bool,
+) -> None:  # fmt: skip
+    if shared:
+        monkeypatch.setenv("TESTBED_KUBE_NAMESPACE", "shared")
+    steps = requests_of(up, machine(Api(), tmp_path / "whole"))
+    assert steps > 10
+    seen = set()
+    for step in range(1, steps + 1):
+        for elsewhere in (False, True):
+            api, state = Api(), tmp_path / f"{step}-{elsewhere}"
+            with pytest.raises(Died):
+                up(machine(api, state, step))
+            seen |= {one["kind"] for one in api.objects.values()}
+            after = machine(api, tmp_path / "other" if elsewhere else state, named=elsewhere)
+            if api.objects:
+                assert after.labs() == ["two"]
+            after.destroy("two")
+            assert api.objects == {}, step
+            assert after.labs() == [], step
+    assert seen >= {"Job", "Pod"}
+
+
+def test_whenever_up_dies_the_next_one_brings_the_lab_up(
+    machine: Callable[..., KubernetesProvider], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = requests_of(up, machine(Api(), tmp_path / "whole"))
+    for step in range(1, steps + 1):
+        api = Api()
+        with pytest.raises(Died):
+            up(machine(api, tmp_path / str(step), step))
+        again = machine(api, tmp_path / str(step))
+        monkeypatch.setattr(again, "_introduce", lambda *_: None)
+        again.create_fabric("two", load_text(TWO, "two.yaml"))
+        there = again._site("two")
+        assert there
+        there.create([spec(name) for name in {"a", "b", "c"} - there.pods().keys()], set())
+        assert sorted(there.pods()) == ["a", "b", "c"]
+        again.destroy("two")
+        assert api.objects == {}, step
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["own", "shared"])
+def test_whenever_down_dies_the_next_one_removes_the_rest(
+    machine: Callable[..., KubernetesProvider], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    *, shared: bool,
+) -> None:  # fmt: skip
+    if shared:
+        monkeypatch.setenv("TESTBED_KUBE_NAMESPACE", "shared")
+
+    def down(provider: KubernetesProvider) -> None:
+        provider.destroy("two")
+
+    api = Api()
+    up(machine(api, tmp_path / "whole"))
+    steps = requests_of(down, machine(api, tmp_path / "whole"))
+    assert steps > 1
+    for step in range(1, steps + 1):
+        api, state = Api(), tmp_path / str(step)
+        up(machine(api, state))
+        with pytest.raises(Died):
+            down(machine(api, state, step))
+        after = machine(api, state)
+        after.destroy("two")
+        assert api.objects == {}, step
+        assert after.labs() == [], step
+
+
+def leaked(state: Path) -> list[Leftover]:
+    class Nobody(Judge):
+        """A judge of a state folder without labs."""
+
+        own = state
+
+        def holder(self, lab: str, state: Path) -> str:
+            raise AssertionError(lab, state)
+
+        fate = locked = whole = holder  # type: ignore[assignment]
+
+    return [*KubernetesProvider.leftovers(Nobody())]
+
+
+@pytest.fixture
+def named(api: Api, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Api:
+    """An API server that the user names by its context."""
+    monkeypatch.setenv("KUBECONFIG", cluster.kubeconfig)
+    monkeypatch.setenv(CONTEXT, "here")
+    return api
+
+
+def test_a_namespace_without_a_janitor_is_a_leftover_after_a_while(
+    named: Api, cluster: Cluster, tmp_path: Path
+) -> None:
+    meta = manifests.labels("lab", manifests.owner_label("jane"))
+    body = manifests.namespace("testbed-lab-1", meta)
+    path = "/api/v1/namespaces"
+    assert leaked(tmp_path) == []
+    named.create(path, "", body)
+    assert leaked(tmp_path) == [], "an `up` may be about to create the janitor"
+    named.objects.clear()
+    named.age = labs.AGE + 10
+    named.create(path, "", body)
+    (one,) = leaked(tmp_path)
+    assert (one.kind, one.name, one.theirs) == ("namespace", "testbed-lab-1", False)
+    assert one.command == "kubectl --context here delete namespace testbed-lab-1"
+    place = Place(cluster.kubeconfig, "here", "testbed-lab-1", own=True, owner="me")
+    Remembered(tmp_path / "other").keep("lab", place)
+    with pytest.raises(AssertionError):  # the record of the lab tells it
+        leaked(tmp_path / "other")
+    one.remove()
+    assert named.objects == {}
+
+
+def test_a_lab_in_use_and_those_of_others_are_no_leftovers(
+    named: Api, cluster: Cluster, tmp_path: Path
+) -> None:
+    named.age = labs.AGE + 10
+    site(cluster).make("image", TERMS, privileged=False)
+    joe = manifests.namespace("testbed-joe", manifests.labels("joe", manifests.owner_label("joe")))
+    named.create("/api/v1/namespaces", "", joe)
+    assert leaked(tmp_path) == []
+    job = next(path for path, one in named.objects.items() if one["kind"] == "Job")
+    del named.objects[job]
+    assert [one.name for one in leaked(tmp_path)] == ["testbed-lab-1"]
+
+
+def test_the_age_of_a_namespace_is_by_the_clock_of_the_server(named: Api, tmp_path: Path) -> None:
+    body = manifests.namespace("n", manifests.labels("lab", manifests.owner_label("jane")))
+    named.create("/api/v1/namespaces", "", body)
+    assert leaked(tmp_path) == []
+    named.ahead = labs.AGE + 10
+    assert [one.name for one in leaked(tmp_path)] == ["n"]
+    named.age = labs.AGE + 10
+    named.ahead = -named.age
+    named.objects.clear()
+    named.create("/api/v1/namespaces", "", body)
+    assert leaked(tmp_path) == []
+
+
+def test_a_cluster_that_does_not_answer_is_no_leftover_and_is_told(
+    named: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named.refuse = lambda method, path: (503, {})
+    (one,) = leaked(tmp_path)
+    assert (one.kind, one.name, one.theirs) == ("cluster", "here", True)
+    monkeypatch.delenv(CONTEXT)
+    assert leaked(tmp_path) == [], "no cluster is asked that nobody names"
+
+
+def test_up_removes_what_a_killed_one_left(
+    machine: Callable[..., KubernetesProvider], tmp_path: Path
+) -> None:
+    api = Api(age=labs.AGE + 10)
+    asked = 0
+    while not api.objects:
+        asked += 1
+        with pytest.raises(Died):
+            up(machine(api, tmp_path / f"dead-{asked}", asked))
+    (old,) = api.objects
+    up(machine(api, tmp_path / "new"))
+    assert old not in api.objects
+    kinds = [one["kind"] for one in api.objects.values()]
+    assert kinds.count("Namespace") == 1
 
 
 # -- the cluster's node on which a Pod runs ----------------------------------------------

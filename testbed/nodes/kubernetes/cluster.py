@@ -11,6 +11,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode, urlsplit
@@ -65,6 +66,7 @@ class Cluster:
         self._pid = 0  # of the process that made the client
         self._silent = False  # it has not answered, and is not waited for a second time
         self._user = ""
+        self._date = (0.0, 0.0)  # Unix seconds by its clock, and when that was by ours
 
     @property
     def words(self) -> str:
@@ -218,6 +220,9 @@ class Cluster:
             return int(error.status or 0), _object(error.body), str(error.reason)
         except (HTTPError, OSError) as error:
             return 0, {}, str(error)
+        with contextlib.suppress(TypeError, ValueError):
+            date = parsedate_to_datetime(sent.headers.get("Date"))  # RFC 9110, section 6.6.1
+            self._date = (date.timestamp(), time.monotonic())
         answer = _object(text)
         return int(sent.status), answer, str(answer.get("message") or f"status {sent.status}")
 
@@ -233,6 +238,11 @@ class Cluster:
         chosen = ",".join(f"{name}={value}" for name, value in labels.items())
         found = self.ask(what, "GET", path, query={"labelSelector": chosen})
         return list(found.get("items") or ())
+
+    def now(self) -> float:
+        """Return the Unix time by the clock of the API server, which has answered before."""
+        then, heard = self._date
+        return then + time.monotonic() - heard
 
     def user(self) -> str:
         """Return the name by which the cluster knows this user (SelfSubjectReview)."""

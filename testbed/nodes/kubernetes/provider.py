@@ -106,7 +106,7 @@ class KubernetesProvider(Provider):
         if CONTEXT not in os.environ:
             return {}
         from testbed.nodes.kubernetes import settings
-        from testbed.nodes.kubernetes.site import labs_in
+        from testbed.nodes.kubernetes.labs import labs_in
 
         given = settings.of()
         return labs_in(self._cluster_of(given, patience=0), given)
@@ -172,6 +172,10 @@ class KubernetesProvider(Provider):
             if not judge.fate(lab, judge.own):
                 about = f"of lab {lab}, in {place.context or 'a cluster'}"
                 yield judge.whole("Pods", place.namespace, about, lab, judge.own)
+        if CONTEXT in os.environ:
+            from testbed.nodes.kubernetes import left
+
+            yield from left.abandoned({place.namespace for _, place in Remembered(judge.own)})
 
     # -- making -----------------------------------------------------------
 
@@ -220,13 +224,16 @@ class KubernetesProvider(Provider):
         """Create the lab's place, after a check that the cluster allows the lab."""
         from testbed.nodes.kubernetes import manifests, settings
         from testbed.nodes.kubernetes.cluster import Refused
-        from testbed.nodes.kubernetes.site import Site, labs_in
+        from testbed.nodes.kubernetes.labs import abandoned, labs_in
+        from testbed.nodes.kubernetes.site import Site
 
         if expired is not None:
             expired.remove()  # the cluster has removed its Job, and may be about to remove the rest
         given = settings.of(self._chosen)
         cluster = self._cluster_of(given)
         try:
+            for left in abandoned(cluster, given):  # by a killed `up` of any machine
+                left.remove_namespace()
             others = labs_in(cluster, given)
         except Refused as error:
             if error.status != HTTPStatus.FORBIDDEN:

@@ -14,7 +14,6 @@ from testbed.errors import LabError, MachineError, TimeoutExpired, UsageError
 from testbed.nodes.kubernetes import BEAT, IDLE, LAB, NODE, OWNER, manifests
 from testbed.nodes.kubernetes import pods as reading
 from testbed.nodes.kubernetes.cluster import MERGE, Refused
-from testbed.nodes.kubernetes.remembered import Place
 from testbed.polling import until
 from testbed.topology.load import place
 
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from testbed.nodes.kubernetes.cluster import Cluster
     from testbed.nodes.kubernetes.manifests import Terms
     from testbed.nodes.kubernetes.pods import Pod
-    from testbed.nodes.kubernetes.settings import Settings
+    from testbed.nodes.kubernetes.remembered import Place
     from testbed.topology.model import Topology
 
 START = 180.0  # seconds for all Pods to run, with a pull of the image
@@ -116,7 +115,7 @@ class Site:
         """Return the Job that owns the lab."""
         for job in self.cluster.items("list Jobs", self._jobs, self._mine):
             meta, template = job["metadata"], job["spec"]["template"]
-            if not _ends(job):
+            if not ends(job):
                 idle = int(template["metadata"]["annotations"][IDLE])
                 image = template["spec"]["containers"][0]["image"]
                 return Janitor(meta["name"], meta["uid"], image, idle)
@@ -370,7 +369,7 @@ class Site:
         refused = None
         if self.place.own:
             try:
-                self._delete_namespace()
+                self.remove_namespace()
             except Refused as error:
                 refused = error
         for job in self.cluster.items("list Jobs", self._jobs, self._mine):
@@ -382,7 +381,8 @@ class Site:
         if refused is not None:
             raise refused
 
-    def _delete_namespace(self) -> None:
+    def remove_namespace(self) -> None:
+        """Let the cluster remove the lab's own namespace, with all in it.  Raises Refused."""
         path = f"/api/v1/namespaces/{self.place.namespace}"
         found = self.cluster.ask("find the lab's namespace", "GET", path, missing=True)
         meta = found.get("metadata") or {}
@@ -399,29 +399,8 @@ class Site:
             )
 
 
-def _ends(item: Mapping[str, Any]) -> bool:
+def ends(item: Mapping[str, Any]) -> bool:
     """Tell whether an object is being removed, or is a Job that has ended, which follows soon."""
     conditions = item.get("status", {}).get("conditions") or ()
     done = (one["type"] for one in conditions if one.get("status") == "True")
     return "deletionTimestamp" in item["metadata"] or not {"Complete", "Failed"}.isdisjoint(done)
-
-
-def labs_in(cluster: Cluster, given: Settings) -> dict[str, Place]:
-    """Return the places of this user's labs in a cluster, by lab.
-
-    They are looked for in the namespace of the settings, or else in namespaces of labs.  Those that
-    are being removed are left out.
-    """
-    owner = manifests.owner_label(cluster.user())
-    if given.namespace:
-        path = f"/apis/batch/v1/namespaces/{given.namespace}/jobs"
-    else:
-        path = "/api/v1/namespaces"
-    found = {}
-    for item in cluster.items("list labs", path, {OWNER: owner}):
-        meta = item["metadata"]
-        if not _ends(item) and (lab := meta["labels"].get(LAB)):
-            name = given.namespace or meta["name"]
-            own = not given.namespace
-            found[lab] = Place(given.kubeconfig, given.context, name, own, owner)
-    return found
