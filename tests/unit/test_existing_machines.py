@@ -27,7 +27,7 @@ from testbed.nodes.attachable import AttachedProvider
 from testbed.nodes.base import NodeSpec, Service, Setup
 from testbed.nodes.fake import Answer, FakeProvider
 from testbed.nodes.openssh import client
-from testbed.nodes.openssh.node import ExistingNode
+from testbed.nodes.openssh.node import OpenSshNode
 from testbed.nodes.openssh.provider import SshProvider
 from testbed.registry import PROVIDERS
 from testbed.suites.model import Selection
@@ -63,7 +63,7 @@ def shop(text: str = TEXT, name: str = "shop.yaml") -> Topology:
 
 def words(topology: Topology, node: str, folder: Path) -> list[str]:
     found = SshProvider(Setup(folder, None)).of_machines(topology).nodes("shop")[node]  # type: ignore[arg-type]
-    assert isinstance(found, ExistingNode)
+    assert isinstance(found, OpenSshNode)
     return found._argv
 
 
@@ -186,9 +186,9 @@ def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def node(tools: Path, tmp_path: Path) -> Iterator[ExistingNode]:
+def node(tools: Path, tmp_path: Path) -> Iterator[OpenSshNode]:
     agent = put(tmp_path / "agent-of-ours", AGENT)
-    made = ExistingNode(
+    made = OpenSshNode(
         "web1", ["ssh", "web1"], lab="shop", agent=lambda: agent, services=(), folder=tmp_path
     )
     yield made
@@ -197,7 +197,7 @@ def node(tools: Path, tmp_path: Path) -> Iterator[ExistingNode]:
 
 @pytest.mark.parametrize("login", ["sh", "bash"])
 def test_the_agent_runs_without_a_name(
-    node: ExistingNode, tools: Path, tmp_path: Path, login: str, monkeypatch: pytest.MonkeyPatch
+    node: OpenSshNode, tools: Path, tmp_path: Path, login: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LOGIN", login)
     link = node.link()
@@ -211,7 +211,7 @@ def test_the_agent_runs_without_a_name(
     assert not [option for option in given if "StrictHostKeyChecking" in option]
 
 
-def test_what_a_login_prints_is_not_the_agent(node: ExistingNode, tools: Path) -> None:
+def test_what_a_login_prints_is_not_the_agent(node: OpenSshNode, tools: Path) -> None:
     put(tools / "ssh", SSH.replace("exec", "echo Welcome; printf 'to this machine'\nexec"))
     assert not node.link().closed
 
@@ -244,7 +244,7 @@ def test_the_user_is_the_one_who_called_sudo(monkeypatch: pytest.MonkeyPatch) ->
     ],
 )  # fmt: skip
 def test_a_login_that_fails_says_why(
-    node: ExistingNode, tools: Path, said: str, message: str, hint: str
+    node: OpenSshNode, tools: Path, said: str, message: str, hint: str
 ) -> None:
     put(tools / "ssh", f"#!/bin/sh\ncat >&2 << 'END'\n{said}\nEND\nexit 255\n")
     with pytest.raises(LabError) as caught:
@@ -254,7 +254,7 @@ def test_a_login_that_fails_says_why(
     assert "web1" in caught.value.message
 
 
-def test_a_user_who_is_not_root_needs_sudo(node: ExistingNode, tools: Path) -> None:
+def test_a_user_who_is_not_root_needs_sudo(node: OpenSshNode, tools: Path) -> None:
     put(tools / "id", "#!/bin/sh\necho 1000\n")
     put(tools / "sudo", "#!/bin/sh\necho 'sudo: a password is required' >&2\nexit 1\n")
     with pytest.raises(LabError) as caught:
@@ -267,7 +267,7 @@ def test_a_user_who_is_not_root_needs_sudo(node: ExistingNode, tools: Path) -> N
 
 
 def test_a_machine_that_stops_reading_is_not_waited_for(
-    node: ExistingNode, tools: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    node: OpenSshNode, tools: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "agent-of-ours").write_bytes(b"#" * (1 << 20))
     put(tools / "head", "#!/bin/sh\nexec sleep 600\n")
@@ -286,7 +286,7 @@ def test_a_machine_that_stops_reading_is_not_waited_for(
 
 @pytest.mark.parametrize("size", [1, 1 << 20])
 def test_a_machine_without_space_is_told(
-    node: ExistingNode, tools: Path, tmp_path: Path, size: int
+    node: OpenSshNode, tools: Path, tmp_path: Path, size: int
 ) -> None:
     (tmp_path / "agent-of-ours").write_bytes(b"#" * size)
     put(tools / "head", "#!/bin/sh\necho 'head: No space left on device' >&2\nexit 1\n")
@@ -298,7 +298,7 @@ def test_a_machine_without_space_is_told(
 
 
 def test_a_machine_without_linux_is_told(
-    node: ExistingNode, monkeypatch: pytest.MonkeyPatch
+    node: OpenSshNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "RECEIVE", client.RECEIVE.replace("/proc", "/no-proc"))
     with pytest.raises(LabError) as caught:
@@ -306,7 +306,7 @@ def test_a_machine_without_linux_is_told(
     assert "Linux" in caught.value.message
 
 
-def test_a_machine_of_another_architecture_is_refused(node: ExistingNode, tools: Path) -> None:
+def test_a_machine_of_another_architecture_is_refused(node: OpenSshNode, tools: Path) -> None:
     put(tools / "uname", "#!/bin/sh\necho riscv64\n")
     with pytest.raises(LabError) as caught:
         node.link()
@@ -314,7 +314,7 @@ def test_a_machine_of_another_architecture_is_refused(node: ExistingNode, tools:
 
 
 def test_a_machine_that_does_not_answer_is_not_waited_for(
-    node: ExistingNode, tools: Path, monkeypatch: pytest.MonkeyPatch
+    node: OpenSshNode, tools: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(tools / "ssh", "#!/bin/sh\nexec sleep 600\n")
     monkeypatch.setattr(client, "PATIENCE", 0.0)
@@ -323,7 +323,7 @@ def test_a_machine_that_does_not_answer_is_not_waited_for(
     assert "no answer" in caught.value.message
 
 
-def test_what_would_change_a_machine_is_refused(node: ExistingNode, tmp_path: Path) -> None:
+def test_what_would_change_a_machine_is_refused(node: OpenSshNode, tmp_path: Path) -> None:
     asked: list[Callable[[], object]] = [
         lambda: node.start(Service("a", ("true",))),
         lambda: node.start_again("a"),
@@ -338,7 +338,7 @@ def test_what_would_change_a_machine_is_refused(node: ExistingNode, tmp_path: Pa
 
 
 def test_daemons_are_found_by_their_names(tmp_path: Path) -> None:
-    node = ExistingNode(
+    node = OpenSshNode(
         "a", ["ssh", "a"], lab="l", agent=Path, services=["dockerd", "etcd"], folder=tmp_path
     )
     node.run = lambda *_, **__: SimpleNamespace(stdout="dockerd 70\ndockerd 9\n")  # type: ignore[method-assign, assignment]

@@ -18,9 +18,9 @@ from testbed.labs.existing import SYSTEM
 from testbed.labs.survey import RUNNING, survey
 from testbed.nodes import wiring
 from testbed.nodes.base import NodeSpec
+from testbed.nodes.existing import Machines
 from testbed.nodes.fake import Answer, FakeProvider
 from testbed.nodes.openssh import ansible, client, inventories
-from testbed.nodes.openssh.provider import Machines
 from testbed.topology import keys, load_text
 from testbed.topology.load import load_data
 
