@@ -49,6 +49,7 @@ from testbed.nodes.kubernetes import (
 )
 from testbed.nodes.kubernetes.channel import ExecChannel
 from testbed.nodes.kubernetes.cluster import Cluster, Refused
+from testbed.nodes.kubernetes.entrance import Entrance
 from testbed.nodes.kubernetes.labs import labs_in
 from testbed.nodes.kubernetes.networks import Underlay
 from testbed.nodes.kubernetes.node import PodNode
@@ -280,7 +281,7 @@ print(loaded, [n for n in sys.modules if n.startswith(own)])
     done = subprocess.run(
         [sys.executable, "-c", text], capture_output=True, text=True, check=True, env=environment
     )
-    own = [f"testbed.nodes.kubernetes.{name}" for name in ("remembered", "provider")]
+    own = [f"testbed.nodes.kubernetes.{name}" for name in ("remembered", "provider", "sites")]
     loaded, ours = (json.loads(part.replace("'", '"')) for part in
                     re.findall(r"\[[^]]*\]", done.stdout))  # fmt: skip
     assert loaded == []
@@ -338,15 +339,19 @@ def test_the_mtu_is_that_of_the_pod_less_the_headers_unless_the_file_has_one() -
     assert "netns 1" in networks.link(back, OWN, "netns 1 ")
 
 
+def reached(pod: pods.Pod) -> PodNode:
+    """A node of a Pod that nobody has created."""
+    never: Any = None
+    way = Entrance(pod, namespace="n", cluster=never, now=never, agent=never, ended=never)
+    return PodNode(way, lab="two", folder=Path("/nowhere"), init=never)
+
+
 @pytest.mark.parametrize("privileged", [False, True])
 def test_a_node_tells_the_mtu_of_its_links(
-    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, privileged: bool
+    monkeypatch: pytest.MonkeyPatch, *, privileged: bool
 ) -> None:
     pod = replace(pods.read(item()), privileged=privileged)
-    node = PodNode(
-        pod, lab="two", namespace="ns", cluster=cluster, now=lambda: pod,
-        folder=tmp_path, agent=Path, init=Path,
-    )  # fmt: skip
+    node = reached(pod)
     links = [{"ifname": "pod0", "mtu": 1450, "addr_info": [{"local": pod.address}]}]
     asked: list[tuple[str, ...]] = []
 
@@ -402,14 +407,10 @@ def test_each_interface_has_its_peers_and_no_others() -> None:
 
 
 def pod_node(name: str, *, privileged: bool = False) -> PodNode:
-    """A node of a Pod that nobody has created."""
+    """Another one, by its name."""
     pod = pods.Pod(f"{name}-1", f"uid-{name}", name, "d", address=f"10.244.0.{ord(name)}",
                    privileged=privileged)  # fmt: skip
-    never: Any = None
-    return PodNode(
-        pod, lab="two", namespace="n", cluster=never, now=never, folder=Path("/nowhere"),
-        agent=never, init=never,
-    )  # fmt: skip
+    return reached(pod)
 
 
 def test_tunnels_are_those_of_the_pods_own_networks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1063,7 +1064,7 @@ def provider(
     monkeypatch.delenv(CONTEXT, raising=False)
     made = KubernetesProvider.of(Setup(tmp_path / "state", FakeStore()))
     known = Cluster(cluster.kubeconfig, "here", patience=0)
-    monkeypatch.setattr(made, "_cluster_of", lambda given, patience=0: known)
+    monkeypatch.setattr(made._sites, "cluster", lambda given, patience=0: known)
     return made
 
 
@@ -1094,7 +1095,7 @@ def test_a_lab_keeps_its_image_and_its_time(
     monkeypatch.setenv("TESTBED_KUBE_KEEP_ALIVE", "3h")
     other()
     other(image="a:1", keep_alive="120m")
-    there = provider._site("two")
+    there = provider._sites.find("two")
     assert there
     there.create([spec("a")], set())
     assert [one["image"] for one in containers(api, "Pod")] == ["a:1"]
@@ -1155,7 +1156,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ku
             monkeypatch.delenv(CONTEXT, raising=False)
         made = KubernetesProvider.of(Setup(state, FakeStore()))
         client = Mortal(api, path, requests)
-        monkeypatch.setattr(made, "_cluster_of", lambda given, patience=0: client)
+        monkeypatch.setattr(made._sites, "cluster", lambda given, patience=0: client)
         return made
 
     return make
@@ -1163,14 +1164,14 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ku
 
 def up(provider: KubernetesProvider) -> None:
     provider.create_fabric("two", load_text(TWO, "two.yaml"))
-    there = provider._site("two")
+    there = provider._sites.find("two")
     assert there
     there.create([spec("a"), spec("b"), spec("c")], {"c"})
     there.started(["a", "b", "c"])
 
 
 def requests_of(act: Callable[[KubernetesProvider], None], provider: KubernetesProvider) -> int:
-    client = provider._cluster_of(settings.of())
+    client = provider._sites.cluster(settings.of())
     assert isinstance(client, Mortal)
     before = len(client.api.asked)
     act(provider)
@@ -1213,7 +1214,7 @@ def test_whenever_up_dies_the_next_one_brings_the_lab_up(
         again = machine(api, tmp_path / str(step))
         monkeypatch.setattr(again, "_introduce", lambda *_: None)
         again.create_fabric("two", load_text(TWO, "two.yaml"))
-        there = again._site("two")
+        there = again._sites.find("two")
         assert there
         there.create([spec(name) for name in {"a", "b", "c"} - there.pods().keys()], set())
         assert sorted(there.pods()) == ["a", "b", "c"]

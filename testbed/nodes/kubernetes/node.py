@@ -3,39 +3,19 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from testbed.errors import LabError, NoAnswer
-from testbed.nodes.base import has_ended
-from testbed.nodes.kubernetes import CONTAINER, FOLDER, POD_NETWORK, networks
+from testbed.nodes.kubernetes import POD_NETWORK, networks
 from testbed.nodes.stream.kept import KeptNode
-from testbed.nodes.stream.wire import HEADER
-from testbed.polling import until
 
 if TYPE_CHECKING:
+    from testbed.errors import LabError
     from testbed.nodes.base import Result, Running
     from testbed.nodes.kubernetes.channel import ExecChannel
-    from testbed.nodes.kubernetes.cluster import Cluster
-    from testbed.nodes.kubernetes.pods import Pod
-
-WORDS = "no agent yet"  # as long as the agent's greeting
-LACKING = WORDS.encode()
-assert len(LACKING) == HEADER.size
-ENDING = 5.0  # seconds for the API to tell that a Pod has ended
-SENDING = 60.0  # timeout in seconds for the agent to be sent
-#: Arguments: the agent's path, its size in bytes, the pid of a process to enter or nothing.  The
-#: agent comes first on standard input if the Pod lacks it; nothing follows before it has answered.
-START = f"""\
-[ -x "$1" ] || {{
-  printf '%s' '{WORDS}'
-  mkdir -p "${{1%/*}}" && head -c "$2" > "$1.$$" && chmod 755 "$1.$$" && mv "$1.$$" "$1" || exit
-}}
-exec "$1" $3
-"""
+    from testbed.nodes.kubernetes.entrance import Entrance
 
 
 class PodNetwork:
@@ -72,33 +52,20 @@ class PodNetwork:
 class PodNode(KeptNode):
     """One Pod of a lab.
 
-    ``pod`` is the Pod when it was found, ``namespace`` is its own.  ``now`` returns the Pod as it
-    is now, or None.  ``folder``, ``agent`` and ``init`` are as in :class:`KeptNode`; ``agent``
-    returns the path of ``testbed-agent`` on this machine.
+    ``folder`` and ``init`` are as in :class:`KeptNode`.
     """
 
     def __init__(
-        self,
-        pod: Pod,
-        *,
-        lab: str,
-        namespace: str,
-        cluster: Cluster,
-        now: Callable[[], Pod | None],
-        folder: Path,
-        agent: Callable[[], Path],
-        init: Callable[[], Path],
+        self, entrance: Entrance, *, lab: str, folder: Path, init: Callable[[], Path]
     ) -> None:
-        self.pod = pod
+        self.pod = entrance.pod
         self.lab = lab
-        self._namespace = namespace
-        self._cluster = cluster
-        self._now = now
-        self._agent = agent
-        super().__init__(pod.node, pod.digest, folder=folder, init=init)
+        self._entrance = entrance
+        super().__init__(self.pod.node, self.pod.digest, folder=folder, init=init)
 
     def __repr__(self) -> str:
-        return f"<Pod {self._namespace}/{self.pod.name}, node {self.name} of {self.lab}>"
+        pod = f"{self._entrance.namespace}/{self.pod.name}"
+        return f"<Pod {pod}, node {self.name} of {self.lab}>"
 
     @property
     def outside(self) -> PodNetwork:
@@ -112,71 +79,9 @@ class PodNode(KeptNode):
         return networks.underlay(self.pod.address, json.loads(links)).inner
 
     def channel(self) -> ExecChannel:
-        program = self._agent().read_bytes()
-        path = f"{FOLDER}/agent-{hashlib.sha256(program).hexdigest()[:12]}"
         # The engine starts programs in the Pod's network; the machine is where pid 1 is.
-        machine = "1" if self.pod.privileged else ""
-        argv = ["sh", "-c", START, "sh", path, str(len(program)), machine]
-        try:
-            opened = self._cluster.exec(self._namespace, self.pod.name, CONTAINER, argv)
-        except NoAnswer:
-            raise
-        except LabError as error:
-            self._raise_ended(error)
-            raise
-        try:
-            self._greet(opened, program)
-        except BaseException:
-            opened.close()
-            raise
-        return opened
-
-    def _greet(self, opened: ExecChannel, program: bytes) -> None:
-        """Send the agent if the Pod lacks it."""
-        opened.settimeout(SENDING)
-        said = b""
-        try:
-            while len(said) < len(LACKING):
-                data = opened.recv(len(LACKING) - len(said))
-                if not data:
-                    self._raise_ended(None)
-                    raise LabError(
-                        f"the agent of {self.name} does not start: "
-                        f"{opened.errors.strip() or opened.failure or 'the channel was closed'}",
-                        hint="the image needs sh, mkdir, head, chmod and mv",
-                    )
-                said += data
-            if said != LACKING:
-                opened.unread(said)
-                return
-            while program:
-                program = program[opened.send(program) :]
-        except TimeoutError as error:
-            raise LabError(f"{self.name} does not answer within {SENDING:g} s") from error
-        except OSError as error:
-            raise self.lost_error() from error
-
-    def _raise_ended(self, cause: BaseException | None) -> None:
-        """Raise NodeNotRunning if the Pod does not run any more."""
-        there = self._now()
-        if there is None or there.uid != self.pod.uid or not there.running:
-            words = there.ended if there and there.uid == self.pod.uid else "its Pod was deleted"
-            raise has_ended(self.name, self.lab, words) from cause
+        machine = ["1"] if self.pod.privileged else []
+        return self._entrance.open(lambda agent: [agent, *machine])
 
     def lost_error(self) -> LabError:
-        # The stream ends with the container, and the kubelet reports that a moment later.
-        ended: list[LabError] = []
-
-        def told() -> bool:
-            try:
-                self._raise_ended(None)
-            except LabError as error:
-                ended.append(error)
-            return bool(ended)
-
-        if until(told, ENDING):
-            return ended[0]
-        return LabError(
-            f"the connection to {self.name} was lost, and its Pod runs",
-            hint="run the command again; the next one opens a new connection",
-        )
+        return self._entrance.lost_error()

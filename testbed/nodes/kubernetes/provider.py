@@ -13,14 +13,14 @@ import threading
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Self
 
-from testbed.errors import LabError, MachineError, NoAnswer, TestbedError, UsageError
+from testbed.errors import LabError, MachineError, UsageError
 from testbed.nodes import wiring
-from testbed.nodes.base import Node, NodeSpec, Provider, Setup
+from testbed.nodes.base import Node, NodeSpec, Provider, Setup, has_ended
 from testbed.nodes.kubernetes import CONTEXT, IMAGE, KEEP_ALIVE
-from testbed.nodes.kubernetes.remembered import Place, Remembered
+from testbed.nodes.kubernetes.remembered import Remembered
+from testbed.nodes.kubernetes.sites import Sites
 
 # Modules for clusters are imported where needed: other labs don't load them.
 
@@ -28,11 +28,9 @@ if TYPE_CHECKING:
     from testbed.faults.tunnels import Tunnels
     from testbed.leftover import Judge, Leftover
     from testbed.nodes.base import Running
-    from testbed.nodes.kubernetes.cluster import Cluster
     from testbed.nodes.kubernetes.networks import Underlay
     from testbed.nodes.kubernetes.node import PodNode
     from testbed.nodes.kubernetes.pods import Pod
-    from testbed.nodes.kubernetes.settings import Settings
     from testbed.nodes.kubernetes.site import Janitor, Site
     from testbed.nodes.wiring import Difference
     from testbed.requirement import Requirement
@@ -42,7 +40,6 @@ if TYPE_CHECKING:
 PYTHON = "/usr/bin/python3"  # in the image of nodes
 UDP = 10.0  # seconds for packets between two Pods
 THREADS = 16
-PER_IDLE = 3  # signs of use in the time after which an unused lab is removed
 
 
 class KubernetesProvider(Provider):
@@ -58,11 +55,10 @@ class KubernetesProvider(Provider):
         self._state = setup.state
         self._chosen = setup.chosen
         self._remembered = Remembered(setup.state)
+        self._sites = Sites(self._remembered)
         self._topologies: dict[str, Topology] = {}  # of labs that are created or updated
-        self._clusters: dict[tuple[str, str, float], Cluster] = {}
         self._reached: dict[str, PodNode] = {}  # by the Pod's UID
         self._addresses: dict[str, dict[str, str]] = {}  # of Pods by node, of each lab
-        self._beating: dict[str, threading.Event] = {}  # of labs; ends the thread
         self._lock = threading.Lock()
 
     @classmethod
@@ -72,53 +68,18 @@ class KubernetesProvider(Provider):
     def probe(self) -> list[Requirement]:
         from testbed.nodes.kubernetes import needs, settings
 
-        return needs.probe(self._cluster_of(settings.of()), self.name)
+        return needs.probe(self._sites.cluster(settings.of()), self.name)
 
     # -- finding ----------------------------------------------------------
 
-    def _cluster_of(self, given: Settings | Place, patience: float | None = None) -> Cluster:
-        from testbed.nodes.kubernetes.cluster import PATIENCE, Cluster
-
-        seconds = PATIENCE if patience is None else patience
-        key = (given.kubeconfig, given.context, seconds)
-        made = Cluster(given.kubeconfig, given.context, patience=seconds)
-        return self._clusters.setdefault(key, made)
-
-    def _site(self, lab: str) -> Site | None:
-        """Return where a lab is; None if it has no place that we know."""
-        place = self._remembered.place(lab)
-        if place is None and CONTEXT in os.environ:
-            # A lab of another provider needs no cluster that answers.
-            with contextlib.suppress(LabError, MachineError, UsageError):
-                place = self._elsewhere().get(lab)
-        if place is None:
-            return None
-        from testbed.nodes.kubernetes.site import Site
-
-        return Site(lab, place, self._cluster_of(place))
-
-    def _elsewhere(self) -> dict[str, Place]:
-        """Return the places of this user's labs in the cluster that the user names.
-
-        Another machine may have created them.  Without a name in the environment, no cluster is
-        asked, so labs of other providers pay nothing; with one, it is not waited for.
-        """
-        if CONTEXT not in os.environ:
-            return {}
-        from testbed.nodes.kubernetes import settings
-        from testbed.nodes.kubernetes.labs import labs_in
-
-        given = settings.of()
-        return labs_in(self._cluster_of(given, patience=0), given)
-
     def nodes(self, lab: str) -> dict[str, Node]:
-        site = self._site(lab)
+        site = self._sites.find(lab)
         if site is None:
             return {}
         found = {name: pod for name, pod in site.used().items() if pod.running}
         self._addresses[lab] = {name: pod.address for name, pod in found.items()}
         if found:
-            self._beat(site)
+            self._sites.keep_used(site)
         return {name: self._reach(site, pod) for name, pod in found.items()}
 
     def _reach(self, site: Site, pod: Pod) -> PodNode:
@@ -127,39 +88,26 @@ class KubernetesProvider(Provider):
         with self._lock:
             if pod.uid not in self._reached:
                 self._reached[pod.uid] = PodNode(
-                    pod,
+                    site.entrance(
+                        pod,
+                        agent=lambda: self._store.binary("testbed-agent"),
+                        ended=lambda why: has_ended(pod.node, site.lab, why),
+                    ),
                     lab=site.lab,
-                    namespace=site.place.namespace,
-                    cluster=site.cluster,
-                    now=lambda: site.pods().get(pod.node),
                     folder=self._remembered.folder(site.lab),
-                    agent=lambda: self._store.binary("testbed-agent"),
                     init=lambda: self._store.binary("testbed-init"),
                 )
             return self._reached[pod.uid]
 
-    def _beat(self, site: Site) -> None:
-        """Tell the janitor of a lab, while this process runs, that the lab is in use."""
-        with self._lock:
-            if site.lab in self._beating:
-                return
-            ended = self._beating[site.lab] = threading.Event()
-
-        def beat() -> None:
-            while not ended.wait(site.idle / PER_IDLE):
-                with contextlib.suppress(TestbedError):  # tried again
-                    site.used()
-
-        threading.Thread(target=beat, name="testbed-beat", daemon=True).start()
-
     def ended(self, lab: str) -> dict[str, str]:
-        site = self._site(lab)
+        site = self._sites.find(lab)
         return {p.node: p.ended for p in site.pods().values() if p.ended} if site else {}
 
     def labs(self) -> list[str]:
         # A lab with a record and no place is one of another provider: `down` is not to remove
         # the lab of this name that another machine has created.
-        others = {lab for lab in self._elsewhere() if not (self._state / f"{lab}.json").exists()}
+        there = self._sites.elsewhere()
+        others = {lab for lab in there if not (self._state / f"{lab}.json").exists()}
         return sorted({*self._remembered.labs(), *others})
 
     def fabric(self, lab: str) -> Node | None:
@@ -190,7 +138,7 @@ class KubernetesProvider(Provider):
 
         networks.refuse(topology)
         self._topologies[lab] = topology
-        site = self._site(lab)
+        site = self._sites.find(lab)
         janitor = site.janitor() if site is not None else None
         if site is not None and janitor is not None:
             self._refuse_other(lab, janitor)
@@ -201,7 +149,15 @@ class KubernetesProvider(Provider):
             for node in self.nodes(lab).values():
                 self._introduce(lab, topology, node)
             return
-        self._make(lab, topology, expired=site)
+        from testbed.nodes.kubernetes import settings
+
+        self._sites.make(
+            lab,
+            settings.of(self._chosen),
+            expired=site,
+            privileged=bool(privileged_nodes(topology)),
+            check=lambda site: site.find_hosts(topology),
+        )
 
     def _refuse_other(self, lab: str, janitor: Janitor) -> None:
         """Raise UsageError for an option that a lab could only have from its beginning."""
@@ -220,54 +176,12 @@ class KubernetesProvider(Provider):
                     hint=f"leave it out, or `testbed down {lab}` first",
                 )
 
-    def _make(self, lab: str, topology: Topology, *, expired: Site | None) -> None:
-        """Create the lab's place, after a check that the cluster allows the lab."""
-        from testbed.nodes.kubernetes import manifests, settings
-        from testbed.nodes.kubernetes.cluster import Refused
-        from testbed.nodes.kubernetes.labs import abandoned, labs_in
-        from testbed.nodes.kubernetes.site import Site
-
-        if expired is not None:
-            expired.remove()  # the cluster has removed its Job, and may be about to remove the rest
-        given = settings.of(self._chosen)
-        cluster = self._cluster_of(given)
-        try:
-            for left in abandoned(cluster, given):  # by a killed `up` of any machine
-                left.remove_namespace()
-            others = labs_in(cluster, given)
-        except Refused as error:
-            if error.status != HTTPStatus.FORBIDDEN:
-                raise
-            others = {}  # who may not look may still create; what is missing is told below
-        if expired is None and lab in others:
-            raise UsageError(
-                f"you have a lab {lab} in the namespace {others[lab].namespace} already, created "
-                "with another state folder",
-                hint=f"use another name (--name), or set {CONTEXT} to use that lab here",
-            )
-        own = not given.namespace
-        name = given.namespace or f"testbed-{lab}-{manifests.suffix()}"
-        owner = manifests.owner_label(cluster.user())
-        place = Place(given.kubeconfig, cluster.current(), name, own, owner)
-        site = Site(lab, place, cluster)
-        site.find_hosts(topology)
-        privileged = bool(privileged_nodes(topology))
-        site.try_rights(given.image, given.terms, privileged=privileged)
-        self._remembered.keep(lab, place)  # first, so that what a killed `up` leaves is found
-        try:
-            site.make(given.image, given.terms, privileged=privileged)
-        except TestbedError:
-            with contextlib.suppress(LabError, MachineError):  # `down` tries it again
-                site.remove()
-                self._remembered.forget(lab)
-            raise
-
     def together(self, node: str) -> bool:
         del node
         return True  # one look at all Pods while they start
 
     def create(self, lab: str, specs: Sequence[NodeSpec]) -> dict[str, Node]:
-        site, topology = self._site(lab), self._topologies.get(lab)
+        site, topology = self._sites.find(lab), self._topologies.get(lab)
         if site is None:
             raise LabError(
                 f"lab {lab} has no place in a cluster", hint=f"`testbed up -l {lab}` creates it"
@@ -403,35 +317,18 @@ class KubernetesProvider(Provider):
 
     def destroy(self, lab: str, nodes: Iterable[str] | None = None) -> None:
         names = None if nodes is None else set(nodes)
-        site = self._site(lab)
+        site = self._sites.find(lab)
         if site is None:
             return
         if names is None:
-            self._remove(site)
-            self._remembered.forget(lab)
+            self._sites.remove(site)
         elif names:
             site.remove_nodes(names)
         self._close(site, names)
 
-    def _remove(self, site: Site) -> None:
-        from testbed.nodes.kubernetes.cluster import Refused
-
-        try:
-            site.remove()
-        except (NoAnswer, Refused, MachineError) as error:
-            file = self._remembered.file(site.lab)
-            if file.exists():
-                error.hint = (
-                    f"{error.hint or 'ask who runs the cluster'}; if it does not exist any more, "
-                    f"`rm {file}` forgets the lab there"
-                )
-            raise
-
     def _close(self, site: Site, names: Collection[str] | None) -> None:
         """Close the connections to Pods that are gone."""
         with self._lock:
-            if names is None and (beating := self._beating.pop(site.lab, None)):
-                beating.set()
             gone = [
                 uid
                 for uid, node in self._reached.items()

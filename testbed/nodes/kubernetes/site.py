@@ -11,14 +11,17 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from testbed.errors import LabError, MachineError, TimeoutExpired, UsageError
+from testbed.nodes.base import NodeSpec
 from testbed.nodes.kubernetes import BEAT, IDLE, LAB, NODE, OWNER, manifests
 from testbed.nodes.kubernetes import pods as reading
 from testbed.nodes.kubernetes.cluster import MERGE, Refused
+from testbed.nodes.kubernetes.entrance import Entrance
 from testbed.polling import until
 from testbed.topology.load import place
 
 if TYPE_CHECKING:
-    from testbed.nodes.base import NodeSpec
+    from pathlib import Path
+
     from testbed.nodes.kubernetes.cluster import Cluster
     from testbed.nodes.kubernetes.manifests import Terms
     from testbed.nodes.kubernetes.pods import Pod
@@ -73,12 +76,17 @@ class Site:
 
     # -- looking --------------------------------------------------------------
 
-    def _listed(self) -> list[dict[str, Any]]:
-        return self.cluster.items("list Pods", f"{self._core}/pods", self._mine)
+    def _listed(self, node: str = "") -> list[dict[str, Any]]:
+        chosen = self._mine | ({NODE: node} if node else {})
+        return self.cluster.items("list Pods", f"{self._core}/pods", chosen)
 
     def pods(self) -> dict[str, Pod]:
         """Return the Pods of the lab's nodes, running or not, by node."""
         return self._nodes(self._listed())
+
+    def pod(self, node: str) -> Pod | None:
+        """Return the Pod of one node, running or not."""
+        return self._nodes(self._listed(node)).get(node)
 
     def used(self) -> dict[str, Pod]:
         """Return :meth:`pods`, and tell the janitor that the lab is in use."""
@@ -110,6 +118,19 @@ class Site:
             if pod.node and (pod.node not in found or not pod.ended):
                 found[pod.node] = pod
         return found
+
+    def entrance(
+        self, pod: Pod, agent: Callable[[], Path], ended: Callable[[str], LabError]
+    ) -> Entrance:
+        """Return the way into a Pod.  ``agent`` and ``ended`` are as in :class:`Entrance`."""
+        return Entrance(
+            pod,
+            namespace=self.place.namespace,
+            cluster=self.cluster,
+            now=lambda: self.pod(pod.node),
+            agent=agent,
+            ended=ended,
+        )
 
     def janitor(self) -> Janitor | None:
         """Return the Job that owns the lab."""
@@ -192,11 +213,18 @@ class Site:
         owner = {"name": "none", "uid": "00000000-0000-0000-0000-000000000000"}
         job = self._job("testbed-try", image, terms)
         self._post("create a Job", self._jobs, job, dry=True)
-        pod = manifests.node(
-            "testbed-try", self._marks, owner,
-            machine="try", digest="", image=image, privileged=privileged,
-        )  # fmt: skip
+        pod = self._pod("testbed-try", owner, NodeSpec("try", ""), image, privileged=privileged)
         self._post("create a Pod", f"{self._core}/pods", pod, dry=True)
+
+    def _pod(
+        self, name: str, owner: Mapping[str, str], spec: NodeSpec, image: str, *, privileged: bool
+    ) -> dict[str, Any]:
+        """Return the Pod of a node.  ``owner`` is as in :func:`manifests.node`."""
+        return manifests.node(
+            name, self._marks, owner,
+            machine=spec.name, digest=spec.digest, image=image, privileged=privileged,
+            cpus=spec.cpus, memory=spec.memory, host=spec.host,
+        )  # fmt: skip
 
     def _job(self, name: str, image: str, terms: Terms, own: str = "") -> dict[str, Any]:
         return manifests.janitor(name, self._marks, image, terms, own)
@@ -231,12 +259,9 @@ class Site:
 
         def one(spec: NodeSpec) -> None:
             first = "" if self.place.own else f"{self.lab}-"
-            body = manifests.node(
-                f"{first}{spec.name}-{manifests.suffix()}", self._marks, owner,
-                machine=spec.name, digest=spec.digest, image=janitor.image,
-                privileged=spec.name in privileged, cpus=spec.cpus, memory=spec.memory,
-                host=spec.host,
-            )  # fmt: skip
+            name = f"{first}{spec.name}-{manifests.suffix()}"
+            needs = spec.name in privileged
+            body = self._pod(name, owner, spec, janitor.image, privileged=needs)
             self._post(f"create the Pod of {spec.name}", f"{self._core}/pods", body)
 
         with ThreadPoolExecutor(THREADS) as pool:
