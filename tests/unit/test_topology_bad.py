@@ -982,8 +982,8 @@ def test_a_record_names_the_path_of_a_problem() -> None:
         load_data(data, "record")
     first, second = caught.value.problems
     assert (first.line, first.column) == (0, 0)
-    assert "at nodes.a.cpus" in first.wanted
-    assert "at nodes.b.roles.0" in second.wanted
+    assert first.at == "nodes.a.cpus"
+    assert second.at == "nodes.b.roles.0"
     assert str(caught.value).startswith("record: wanted a number of CPUs")
 
 
