@@ -7,16 +7,23 @@ import json
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 from crash.means import SECONDS, TESTBED, Bed, Watch
 
+from testbed.artifacts import Store
+from testbed.artifacts.inventory import NODE_IMAGE
+from testbed.artifacts.node_image import IMAGE, PART
 from testbed.labs.lab import Lab
 from testbed.labs.live import LiveLab
+from testbed.nodes.kubernetes import LAB as LABEL
 from testbed.settings import settings
+from testbed.testing.provider import until
 
 LAB = "k8s-two-node"
+CTR = ["ctr", "--address=/run/containerd/containerd.sock", "--namespace=k8s.io", "images", "import"]
 #: A Pod on each node, behind one Service, and a Pod that asks.
 PODS = """
 apiVersion: v1
@@ -99,3 +106,44 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         bed.must("down", "--all")
     assert bed.leftovers() == []
     watch.check()
+
+
+@contextlib.contextmanager
+def reached(cluster: Cluster, folder: Path) -> Iterator[Path]:
+    """The kubeconfig of a cluster, whose API is at a port of this machine.
+
+    Its nodes have the image of nodes that are Pods.
+    """
+    archive = Store().keep(PART, NODE_IMAGE) / IMAGE
+    with cluster.live() as lab:
+        for node in lab.topology.with_role("kubernetes"):
+            with archive.open("rb") as file:
+                assert lab.node(node.name).pipe([*CTR, "-"], stdin=file.fileno()) == 0
+    path = folder / "config"
+    argv = [*TESTBED, "kubeconfig", cluster.lab, "-o", str(path)]
+    serving = subprocess.Popen(argv, env=cluster.bed.environment(), stderr=subprocess.PIPE)
+    assert serving.stderr
+    assert str(path).encode() in serving.stderr.readline()
+    try:
+        yield path
+    finally:
+        serving.terminate()
+        serving.communicate()
+
+
+@pytest.fixture(scope="module")
+def kubeconfig(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with reached(cluster, tmp_path_factory.mktemp("kubeconfig")) as path:
+        yield path
+
+
+def left(cluster: Cluster, lab: str) -> list[str]:
+    """Objects of a lab of Pods in a cluster."""
+    kinds = "namespaces,pods,jobs,roles,rolebindings,serviceaccounts"
+    argv = ["get", kinds, "-A", "-l", f"{LABEL}={lab}", "-o", "name"]
+    return cluster.kubectl(*argv).split()
+
+
+def gone(cluster: Cluster, lab: str) -> bool:
+    """Wait until a cluster has nothing of a lab of Pods."""
+    return until(lambda: not left(cluster, lab), 120)

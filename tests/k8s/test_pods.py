@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, ClassVar
 import pytest
 from crash.means import SECONDS, TESTBED, Bed
 
+from k8s.conftest import Cluster, gone, left
 from testbed.artifacts import Store
-from testbed.artifacts.inventory import NODE_IMAGE
-from testbed.artifacts.node_image import IMAGE, PART
 from testbed.errors import MachineError, NodeNotRunning
 from testbed.nodes.base import Node, Setup
 from testbed.nodes.kubernetes import LAB as LABEL
@@ -26,10 +25,8 @@ from testbed.testing.terminal import TerminalContract
 from testbed.topology import load_text
 
 if TYPE_CHECKING:
-    from k8s.conftest import Cluster
     from testbed.nodes.base import Provider
 
-CTR = ["ctr", "--address=/run/containerd/containerd.sock", "--namespace=k8s.io", "images", "import"]
 WIRED = """\
 name: wired
 provider: kubernetes
@@ -48,24 +45,6 @@ nodes:
   b: {networks: {lan: 10.50.0.3, back: 10.51.0.3}, forward: true}
   c: {networks: {back: 10.51.0.4}, routes: [default via 10.51.0.3]}
 """
-
-
-@pytest.fixture(scope="module")
-def kubeconfig(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The cluster's API at a port of this machine; its nodes have the image."""
-    archive = Store().keep(PART, NODE_IMAGE) / IMAGE
-    with cluster.live() as lab:
-        for name in ("node1", "node2"):
-            with archive.open("rb") as file:
-                assert lab.node(name).pipe([*CTR, "-"], stdin=file.fileno()) == 0
-    path = tmp_path_factory.mktemp("kubeconfig") / "config"
-    argv = [*TESTBED, "kubeconfig", cluster.lab, "-o", str(path)]
-    serving = subprocess.Popen(argv, env=cluster.bed.environment(), stderr=subprocess.PIPE)
-    assert serving.stderr
-    assert str(path).encode() in serving.stderr.readline()
-    yield path
-    serving.terminate()
-    serving.communicate()
 
 
 @pytest.fixture(autouse=True)
@@ -97,18 +76,6 @@ def bed(tmp_path: Path) -> Iterator[Bed]:
 
 def make(state: Path) -> KubernetesProvider:
     return KubernetesProvider.of(Setup(state, Store()))
-
-
-def left(cluster: Cluster, lab: str) -> list[str]:
-    """Objects of a lab in the cluster."""
-    kinds = "namespaces,pods,jobs,roles,rolebindings,serviceaccounts"
-    argv = ["get", kinds, "-A", "-l", f"{LABEL}={lab}", "-o", "name"]
-    return cluster.kubectl(*argv).split()
-
-
-def gone(cluster: Cluster, lab: str) -> bool:
-    """Wait until the cluster has nothing of a lab."""
-    return until(lambda: not left(cluster, lab), 120)
 
 
 def write(folder: Path, text: str) -> str:
