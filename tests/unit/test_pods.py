@@ -1124,6 +1124,9 @@ class Mortal(Cluster):
     def current(self) -> str:
         return self.context
 
+    def now(self) -> float:
+        return time.time()
+
     def _try(
         self, method: str, path: str, body: Any, query: Any, kind: str
     ) -> tuple[int, dict[str, Any], str]:
