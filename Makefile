@@ -65,12 +65,10 @@ web: $(VENV)/ready $(MERMAID)  ## the HTML report in a real browser
 	$(BIN)/python -m pytest tests/web
 
 live: setup $(TOOLS)/ready  ## tests on real labs (root)
-	$(SUDO) $(BIN)/testbed doctor --provider containerlab --fix --quick
 	$(SUDO) $(LONG) $(PYTEST) $(LIVE) -m "not whole_machine and not thorough" tests/live tests/crash
 	$(SUDO) $(LONG) $(PYTEST) -m whole_machine tests/crash
 
 thorough: setup $(TOOLS)/ready  ## the tests on real labs that `make test` has no time for (root)
-	$(SUDO) $(BIN)/testbed doctor --provider containerlab --fix --quick
 	$(SUDO) $(LONG) $(PYTEST) $(LIVE) -m thorough tests/live tests/crash
 
 crash: setup  ## kill, starve and race testbed at every point: the long form (root)
@@ -135,7 +133,8 @@ $(TOOLS)/ready: $(VENV)/ready tests/requirements.txt
 	{ command -v vagrant && command -v ssh && command -v tshark && test -e $(LIBVIRT); } > /dev/null || \
 	  { $(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y \
 	    --no-install-recommends vagrant vagrant-libvirt openssh-client tshark; }
-	$(SUDO) $(BIN)/testbed artifacts build compose containerlab node-image sshd
+	$(SUDO) $(BIN)/testbed doctor --provider containerlab --fix --quick
+	$(SUDO) $(BIN)/testbed artifacts build compose sshd
 	$(PYTHON) -m venv --without-pip $(TOOLS)
 	$(call install,$(TOOLS),tests/requirements.txt)
 	touch $@
