@@ -11,7 +11,7 @@ import pytest
 from testbed import cli
 from testbed.claims.load import load as load_catalogue
 from testbed.errors import TopologyError, UsageError
-from testbed.faults import force
+from testbed.faults import links
 from testbed.faults.force import Faults, fault_of
 from testbed.labs import origin
 from testbed.labs.lab import Lab
@@ -239,7 +239,7 @@ def test_faults_of_links_need_a_link_or_a_network() -> None:
 
 
 def test_faults_act_in_the_networks_of_nodes(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(force, "which", lambda name: f"/usr/sbin/{name}")
+    monkeypatch.setattr(links, "which", lambda name: f"/usr/sbin/{name}")
     topology = load("one.toy.yml")
     lab.up(topology)
     provider = lab.settings.providers["netns"]
