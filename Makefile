@@ -12,6 +12,8 @@ unexport PYTHONDONTWRITEBYTECODE
 TOOLS := $(VENV)/tools
 MERMAID := $(VENV)/mermaid.min.js
 LIBVIRT := /usr/share/vagrant-plugins/plugins.d/vagrant-libvirt.json
+# mypy's cache for all clones. Two processes of mypy at once break it.
+TYPES := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/testbed-mypy
 # Parallel test processes: tests of labs mostly wait, those of machines and clusters do not.
 LIVE := -n 4 --dist loadgroup --no-loadscope-reorder --durations 25
 HEAVY := -n 2 --dist loadgroup --no-loadscope-reorder --durations 15
@@ -52,7 +54,7 @@ test-all: docs test thorough test-k8s test-vm  ## everything, in its long form (
 lint: $(VENV)/ready  ## style, format, types, layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy --cache-dir $${XDG_CACHE_HOME:-$$HOME/.cache}/testbed-mypy
+	flock $(TYPES).lock $(BIN)/mypy --cache-dir $(TYPES)
 	$(BIN)/lint-imports
 
 unit: $(VENV)/ready  ## tests that need no root
