@@ -158,12 +158,17 @@ class Offer:
 
     ``name`` is the program's name in the artifact store. ``place`` is its absolute path on the
     node; empty means a directory of the node's PATH. ``stand_in`` is a shell script to install
-    if the program has not been built; without one, ``up`` builds the program first.
+    if the program has not been built; without one, ``up`` builds the program first.  A stand-in
+    needs a ``place``.
     """
 
     name: str
     place: str = ""
     stand_in: str = ""
+
+    def __post_init__(self) -> None:
+        if self.stand_in and not self.place:
+            raise ValueError(f"the stand-in for {self.name} has no place on the node")
 
     @property
     def target(self) -> str:

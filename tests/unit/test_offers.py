@@ -124,13 +124,19 @@ def test_what_stands_for_crictl_names_the_command(bench: Bench) -> None:
     topology = load("k8s-two-node")
     bench.store.unbuilt.add("crictl")
     for node in topology.with_role("kubernetes"):
-        script = offers.programs(bench.store, topology, node)["crictl"]
+        script = offers.programs(bench.store, topology, node)["/usr/bin/crictl"]
         assert isinstance(script, str)
         argv = ["sh", "-c", script, "crictl", "ps"]
         done = subprocess.run(argv, check=False, capture_output=True, text=True)
         assert (done.returncode, done.stdout) == (127, "")
         assert "testbed artifacts build crictl" in done.stderr
         assert "testbed up -l k8s-two-node" in done.stderr
+
+
+def test_a_stand_in_needs_a_place() -> None:
+    assert Offer("tool").target == "tool"
+    with pytest.raises(ValueError, match="tool"):
+        Offer("tool", stand_in="#!/bin/sh\n")
 
 
 def test_what_stands_for_compose_is_a_plugin_and_names_the_command(bench: Bench) -> None:

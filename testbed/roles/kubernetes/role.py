@@ -167,7 +167,7 @@ class Kubernetes(Role):
     folders = ("/var/lib/containerd", "/var/lib/kubelet", "/var/lib/cni")
     offers = (
         *(Offer(name) for name in COMMANDS),
-        Offer("crictl", stand_in=not_built("crictl", "crictl")),
+        Offer("crictl", "/usr/bin/crictl", not_built("crictl", "crictl")),
     )
     #: The settings of this machine's clients for its own clusters.  Programs of network plugins
     #: are hidden only in a cluster with another plugin: a plain node may use BIRD.
