@@ -17,6 +17,7 @@ import json
 import os
 import resource
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -191,23 +192,40 @@ class Counting(Cluster):
         self.asked: Counter[str] = Counter()
         self._counting = threading.Lock()
 
-    def _try(
+    def _send(
         self,
         method: str,
         path: str,
-        body: Mapping[str, Any] | None,
         query: Mapping[str, str] | None,
-        kind: str,
-    ) -> tuple[int, dict[str, Any], str]:
+        body: Mapping[str, Any] | None = None,
+        **more: Any,
+    ) -> Any:
         words = path.split("/")
         last = words[-1] if method in {"POST", "GET"} else words[-2]
+        verb = "WATCH" if "watch" in (query or {}) else method
         with self._counting:
-            self.asked[f"{method} {last}"] += 1
-        return super()._try(method, path, body, query, kind)
+            self.asked[f"{verb} {last}"] += 1
+        return super()._send(method, path, query, body, **more)
+
+
+class Received:
+    """The number of bytes of answers, as they are before TLS."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        real = socket.SocketIO.readinto
+
+        def readinto(it: socket.SocketIO, buffer: Any) -> int | None:
+            got = real(it, buffer)
+            self.bytes += got or 0
+            return got
+
+        setattr(socket.SocketIO, "readinto", readinto)  # noqa: B010  (mypy allows no other way)
 
 
 def client(config: str, size: int) -> dict[str, Any]:
     """Create, look at and remove a lab; return the figures."""
+    received = Received()
     cluster = Counting(config)
     name = f"lab-{size}"
     place = Place(config, "bench", f"testbed-{name}", own=True, owner="bench")
@@ -232,30 +250,35 @@ def client(config: str, size: int) -> dict[str, Any]:
     assert len(site.used()) == size
     timed("look", began)
     path = f"/api/v1/namespaces/{place.namespace}/pods"
+    before = received.bytes
     pods = Cluster(config, "").items("list Pods", path, {LAB: name})
+    received.bytes = before
     row["objects"] = len(pods) + len(("namespace", "Job", *manifests.rights("", {})))
     began = time.monotonic()
     site.remove()
     timed("remove", began)
-    # A look while Pods start or go is one list of all, every so often, however many they are.
-    lists = cluster.asked["GET pods"] + cluster.asked["GET jobs"]
+    # A look at Pods that start or go is a list of all, and then their changes by watches, each of
+    # which lasts some seconds, however many they are.
+    row["lists"] = cluster.asked["GET pods"] + cluster.asked["GET jobs"]
+    row["watches"] = cluster.asked["WATCH pods"]
     row["calls"] = sum(cluster.asked.values())
-    row["lists"] = lists
-    row["calls per node"] = (row["calls"] - lists) / size
+    row["calls per node"] = (row["calls"] - row["lists"] - row["watches"]) / size
+    row["received"] = received.bytes
     row["memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return row
 
 
 def show(rows: list[dict[str, Any]]) -> None:
     print(f"Labs of Pods on a simulated cluster of {WORKERS} nodes:")
-    print("  nodes  workers  fullest  objects  API calls  of them lists  others per node  "
-          "create s  run s  look s  remove s  client MB")  # fmt: skip
+    print("  nodes  workers  fullest  objects  API calls  lists  watches  others per node  "
+          "received MB  create s  run s  look s  remove s  client MB")  # fmt: skip
     for row in rows:
         print(
             f"  {row['nodes']:5}  {row['workers']:7}  {row['fullest']:7}  "
-            f"{row['objects']:7}  {row['calls']:9}  {row['lists']:13}  "
-            f"{row['calls per node']:15.2f}  {row['create']:8.2f}  {row['run']:5.2f}  "
-            f"{row['look']:6.2f}  {row['remove']:8.2f}  {row['memory'] / 1e6:9.0f}"
+            f"{row['objects']:7}  {row['calls']:9}  {row['lists']:5}  {row['watches']:7}  "
+            f"{row['calls per node']:15.2f}  {row['received'] / 1e6:11.1f}  "
+            f"{row['create']:8.2f}  {row['run']:5.2f}  {row['look']:6.2f}  "
+            f"{row['remove']:8.2f}  {row['memory'] / 1e6:9.0f}"
         )
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, urlencode
 
 import click
 import pytest
@@ -480,6 +481,19 @@ class Api:
     age: float = 0.0  # seconds of objects when they are created
     ahead: float = 0.0  # seconds of its clock
     url: str = ""
+    events: list[dict[str, Any]] = field(default_factory=list)  # of Pods, from the first version on
+
+    def tell(self, kind: str, one: dict[str, Any]) -> None:
+        """Let watches know of a change."""
+        version = str(len(self.events) + 1)
+        one = {**one, "metadata": {**one["metadata"], "resourceVersion": version}}
+        self.events.append({"type": kind, "object": one})
+
+    def watched(self, query: str) -> list[dict[str, Any]]:
+        """The events since a version.  A watch ends at once."""
+        (version,) = parse_qs(query)["resourceVersion"]
+        new = self.events[int(version) :]
+        return [event for event in new if self.chosen(event["object"], query)]
 
     def answer(self, method: str, path: str, body: Any) -> tuple[int, dict[str, Any]]:
         plain, _, query = path.partition("?")
@@ -493,30 +507,40 @@ class Api:
             return 201, {"status": {"allowed": self.allowed}}
         if method == "POST":
             return self.create(plain, query, body)
-        if method == "GET" and plain not in self.objects:
-            found = [o for p, o in self.objects.items() if p.rpartition("/")[0] == plain]
-            last = plain.rpartition("/")[2]
-            if last in {"pods", "jobs", "namespaces"}:
-                return 200, {"items": [one for one in found if self.chosen(one, query)]}
+        last = plain.rpartition("/")[2]
+        if method == "GET" and last in {"pods", "jobs", "namespaces"}:
+            return 200, self.listed(plain, query)
         if plain not in self.objects:
             return 404, {"reason": "NotFound", "message": f"{plain} not found"}
         there = self.objects[plain]
         if method == "DELETE":
             if body["preconditions"]["uid"] != there["metadata"]["uid"]:
                 return 409, {"reason": "Conflict", "message": "another one"}
-            self.objects = {
-                p: o for p, o in self.objects.items()
-                if p != plain and not p.startswith(f"{plain}/") and f"{plain}/" not in p
-                and not (there["kind"] == "Namespace" and f"/{there['metadata']['name']}/" in p)
-            }  # fmt: skip
+            self.delete(plain, there)
         if method == "PATCH":
             there["metadata"].setdefault("annotations", {}).update(body["metadata"]["annotations"])
         return 200, there
 
+    def delete(self, plain: str, there: dict[str, Any]) -> None:
+        before = self.objects
+        self.objects = {
+            p: o for p, o in self.objects.items()
+            if p != plain and not p.startswith(f"{plain}/") and f"{plain}/" not in p
+            and not (there["kind"] == "Namespace" and f"/{there['metadata']['name']}/" in p)
+        }  # fmt: skip
+        for path, one in before.items():
+            if path not in self.objects and one["kind"] == "Pod":
+                self.tell("DELETED", one)
+
+    def listed(self, plain: str, query: str) -> dict[str, Any]:
+        if "watch=1" in query:
+            return {"events": self.watched(query)}
+        found = [o for p, o in self.objects.items() if p.rpartition("/")[0] == plain]
+        items = [one for one in found if self.chosen(one, query)]
+        return {"items": items, "metadata": {"resourceVersion": str(len(self.events))}}
+
     @staticmethod
     def chosen(one: dict[str, Any], query: str) -> bool:
-        from urllib.parse import parse_qs
-
         (selector,) = parse_qs(query).get("labelSelector", [""])
         pairs = (word.split("=") for word in selector.split(",") if word)
         return all(one["metadata"]["labels"].get(name) == value for name, value in pairs)
@@ -537,6 +561,8 @@ class Api:
             }  # fmt: skip
         if "dryRun" not in query:
             self.objects[name] = made
+            if body["kind"] == "Pod":
+                self.tell("ADDED", made)
         return 201, made
 
 
@@ -553,6 +579,8 @@ def api() -> Iterator[Api]:
             body = json.loads(self.rfile.read(size)) if size else None
             status, answer = made.answer(self.command, self.path, body)
             text = json.dumps(answer).encode()
+            if "events" in answer:
+                text = b"".join(json.dumps(one).encode() + b"\n" for one in answer["events"])
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(text)))
@@ -998,11 +1026,11 @@ def test_a_large_lab_has_more_time_to_go(cluster: Cluster, monkeypatch: pytest.M
     one.create([spec(f"n{number}") for number in range(20)], set())
     given: list[float] = []
 
-    def never(_: object, seconds: float, **__: object) -> bool:
+    def never(_: object, seconds: float) -> Iterator[None]:
         given.append(seconds)
-        return False
+        return iter([None] * 0)
 
-    monkeypatch.setattr("testbed.nodes.kubernetes.site.until", never)
+    monkeypatch.setattr("testbed.nodes.kubernetes.site.changes", never)
     for names in (["n0"], [f"n{number}" for number in range(1, 20)]):
         with pytest.raises(TimeoutExpired):
             one.remove_nodes(names)
@@ -1121,6 +1149,11 @@ class Mortal(Cluster):
         self.left = requests
         self._dying = threading.Lock()
 
+    def stream(self, what: str, path: str, query: Any, seconds: float) -> Iterator[dict[str, Any]]:
+        del what, seconds
+        _, answer, _ = self._try("GET", path, None, query, "")
+        return iter(answer["events"])
+
     def current(self) -> str:
         return self.context
 
@@ -1131,8 +1164,6 @@ class Mortal(Cluster):
         self, method: str, path: str, body: Any, query: Any, kind: str
     ) -> tuple[int, dict[str, Any], str]:
         del kind
-        from urllib.parse import urlencode
-
         with self._dying:
             if self.left <= 0:
                 raise Died

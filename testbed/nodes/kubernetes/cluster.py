@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 OLDEST = 37  #: of the client; earlier ones cut output, hang, or lose the exit status of a command
 CONNECT, ANSWER = 5.0, 30.0  # timeouts in seconds
+LATE = 10.0  # seconds after the end of a stream in which the server must have ended it
+READ = 64 * 1024
 PATIENCE = 30.0  # seconds for an API server that restarts
 PAUSE = 0.5  # seconds between two attempts
 BUSY = {
@@ -205,17 +207,11 @@ class Cluster:
         from kubernetes.client.exceptions import ApiException
         from urllib3.exceptions import HTTPError
 
-        url = self.server + path + (f"?{urlencode(query)}" if query else "")
-        headers = {**self._headers(), "Accept": "application/json", "Content-Type": kind}
         try:
-            sent = self.client().call_api(
-                method,
-                url,
-                headers,
-                body,
-                _request_timeout=(CONNECT, ANSWER),
-            )
+            sent = self._send(method, path, query, body, kind=kind)
             text = sent.read()
+        except MachineError:  # of credentials; it is an OSError, too
+            raise
         except ApiException as error:
             return int(error.status or 0), _object(error.body), str(error.reason)
         except (HTTPError, OSError) as error:
@@ -226,6 +222,53 @@ class Cluster:
         answer = _object(text)
         return int(sent.status), answer, str(answer.get("message") or f"status {sent.status}")
 
+    def _send(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None,
+        body: Mapping[str, Any] | None = None,
+        *,
+        kind: str = "application/json",
+        silence: float = ANSWER,
+    ) -> Any:
+        """Send a request, and return the answer when it begins.
+
+        ``silence`` is the time in seconds without data after which the connection is lost.
+        """
+        url = self.server + path + (f"?{urlencode(query)}" if query else "")
+        headers = {**self._headers(), "Accept": "application/json", "Content-Type": kind}
+        return self.client().call_api(
+            method, url, headers, body, _request_timeout=(CONNECT, silence)
+        )
+
+    def stream(
+        self, what: str, path: str, query: Mapping[str, str], seconds: float
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the objects of an answer that comes one by one, each in a line, until its end.
+
+        ``seconds`` is the time after which the server ends it.  Raises Refused, ConnectionError if
+        the server does not answer, is busy, or the answer is cut, and MachineError.
+        """
+        from kubernetes.client.exceptions import ApiException
+        from urllib3.exceptions import HTTPError
+
+        try:
+            sent = self._send("GET", path, query, silence=seconds + LATE)
+        except MachineError:
+            raise
+        except (ApiException, HTTPError, OSError) as error:
+            raise ConnectionError(str(error)) from error
+        with contextlib.closing(sent.response) as answer:
+            try:
+                if sent.status in BUSY:
+                    raise ConnectionError(f"status {sent.status}")
+                if sent.status >= HTTPStatus.BAD_REQUEST:
+                    raise Refused(what, sent.status, _object(sent.read()))
+                yield from map(_object, _lines(answer.stream(READ)))
+            except (HTTPError, OSError) as error:
+                raise ConnectionError(str(error)) from error
+
     def _headers(self) -> dict[str, str]:
         headers: dict[str, str] = {}
         client = self.client()
@@ -235,8 +278,7 @@ class Cluster:
 
     def items(self, what: str, path: str, labels: Mapping[str, str]) -> list[dict[str, Any]]:
         """Return the objects of a list that have these labels."""
-        chosen = ",".join(f"{name}={value}" for name, value in labels.items())
-        found = self.ask(what, "GET", path, query={"labelSelector": chosen})
+        found = self.ask(what, "GET", path, query={"labelSelector": chosen(labels)})
         return list(found.get("items") or ())
 
     def now(self) -> float:
@@ -291,6 +333,19 @@ class Cluster:
             if time.monotonic() > deadline:
                 raise self.no_answer(str(failed)) from failed
             time.sleep(PAUSE)
+
+
+def chosen(labels: Mapping[str, str]) -> str:
+    """Return the label selector for objects that have these labels."""
+    return ",".join(f"{name}={value}" for name, value in labels.items())
+
+
+def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the lines of a text that comes in pieces; not a last one that is cut."""
+    rest = b""
+    for piece in pieces:
+        *lines, rest = (rest + piece).split(b"\n")
+        yield from lines
 
 
 def _object(text: object) -> dict[str, Any]:

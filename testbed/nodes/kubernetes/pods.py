@@ -39,6 +39,39 @@ class Pod:
     ended: str = ""
 
 
+class Found:
+    """The Pods of a lab's nodes, kept up to date by changes."""
+
+    def __init__(self) -> None:
+        self._pods: dict[str, dict[str, Pod]] = {}  # by node and UID
+        self._nodes: dict[str, str] = {}  # by UID
+
+    def take(self, uid: str, item: Mapping[str, Any] | None) -> str:
+        """Note a Pod, or that it is gone; return its node, or "" for a Pod of no node."""
+        if item is None:
+            node = self._nodes.pop(uid, "")
+            self._pods.get(node, {}).pop(uid, None)
+            return node
+        pod = read(item)
+        if pod.node:
+            self._nodes[uid] = pod.node
+            self._pods.setdefault(pod.node, {})[uid] = pod
+        return pod.node
+
+    def pod(self, node: str) -> Pod | None:
+        """Return the Pod of a node.
+
+        One that has ended, or is being removed, may be there still beside the present one.
+        """
+        pods = self._pods.get(node, {}).values()
+        return next((pod for pod in pods if not pod.ended), next(iter(pods), None))
+
+    def all(self) -> dict[str, Pod]:
+        """Return the Pods by node."""
+        found = {node: self.pod(node) for node in self._pods}
+        return {node: pod for node, pod in found.items() if pod is not None}
+
+
 def read(item: Mapping[str, Any]) -> Pod:
     """Return the Pod of an object of the API."""
     meta, status, spec = item["metadata"], item.get("status", {}), item.get("spec", {})

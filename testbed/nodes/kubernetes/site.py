@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 from testbed.errors import LabError, MachineError, TimeoutExpired, UsageError
 from testbed.nodes.base import NodeSpec
 from testbed.nodes.kubernetes import BEAT, IDLE, LAB, NODE, OWNER, manifests
-from testbed.nodes.kubernetes import pods as reading
 from testbed.nodes.kubernetes.cluster import MERGE, Refused
 from testbed.nodes.kubernetes.entrance import Entrance
+from testbed.nodes.kubernetes.pods import Found
+from testbed.nodes.kubernetes.watching import Wanted, changes
 from testbed.polling import until
 from testbed.topology.load import place
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from testbed.nodes.kubernetes.manifests import Terms
     from testbed.nodes.kubernetes.pods import Pod
     from testbed.nodes.kubernetes.remembered import Place
+    from testbed.nodes.kubernetes.watching import Change
     from testbed.topology.model import Topology
 
 START = 180.0  # seconds for all Pods to run, with a pull of the image
@@ -112,12 +114,10 @@ class Site:
 
     @staticmethod
     def _nodes(items: Iterable[Mapping[str, Any]]) -> dict[str, Pod]:
-        found: dict[str, Pod] = {}
-        for pod in map(reading.read, items):
-            # A Pod of the same node that has ended, or is being removed, may be there still.
-            if pod.node and (pod.node not in found or not pod.ended):
-                found[pod.node] = pod
-        return found
+        found = Found()
+        for item in items:
+            found.take(item["metadata"]["uid"], item)
+        return found.all()
 
     def entrance(
         self, pod: Pod, agent: Callable[[], Path], ended: Callable[[str], LabError]
@@ -131,6 +131,10 @@ class Site:
             agent=agent,
             ended=ended,
         )
+
+    def _changes(self, seconds: float) -> Iterator[Change | None]:
+        pods = Wanted(self.cluster, "list Pods", f"{self._core}/pods", self._mine)
+        return changes(pods, seconds)
 
     def janitor(self) -> Janitor | None:
         """Return the Job that owns the lab."""
@@ -273,35 +277,54 @@ class Site:
 
         Raises LabError for a Pod that cannot, or has ended, TimeoutExpired.
         """
-        began, no_room_since = time.monotonic(), None
+        found, waiting = Found(), set(names)
+        listed, no_room_since = False, None
         longest = START + EACH * len(names)
-        there: dict[str, Pod] = {}
-        while time.monotonic() - began < longest:
-            there = self.pods()
-            missing = [name for name in names if name not in there]
-            if missing:
-                raise LabError(f"the Pod of {missing[0]} was deleted while it was created")
-            mine = [there[name] for name in names]
-            for pod in mine:
-                self._refuse_broken(pod)
-            if all(pod.running and pod.address for pod in mine):
-                return {pod.node: pod for pod in mine}
-            full = next((pod for pod in mine if pod.unschedulable), None)
-            no_room_since = (no_room_since or time.monotonic()) if full else None
-            if full and no_room_since and time.monotonic() - no_room_since > NO_ROOM:
-                raise LabError(
-                    f"no node of the cluster takes the Pod of {full.node}: {full.waits}",
-                    hint="use fewer nodes, smaller `cpus` and `memory`, other values of `on`, or a "
-                    "larger cluster",
-                )
-            time.sleep(PAUSE)
-        mine = [there[name] for name in names]
-        waiting = [pod for pod in mine if not (pod.running and pod.address)]
-        said = "; ".join(f"{pod.node}: {pod.waits or 'Pending'}" for pod in waiting[:3])
+        for change in self._changes(longest):
+            due: Collection[str] = {found.take(*change)} & {*names} if change else names
+            listed = listed or change is None
+            for name in due if listed else ():
+                if self._runs(name, found.pod(name)):
+                    waiting.discard(name)
+                else:
+                    waiting.add(name)
+            if listed and not waiting:
+                there = found.all()
+                return {name: there[name] for name in names}
+            if change is None:
+                no_room_since = self._refuse_full(found, waiting, no_room_since)
+        late = [pod for name in sorted(waiting) if (pod := found.pod(name))]
+        said = "; ".join(f"{pod.node}: {pod.waits or 'Pending'}" for pod in late[:3])
         raise TimeoutExpired(
-            f"{len(waiting)} Pods of {self.lab} do not run within {longest:g} s ({said})",
-            hint=f"kubectl -n {self.place.namespace} describe pod {waiting[0].name}",
+            f"{len(late)} Pods of {self.lab} do not run within {longest:g} s ({said})",
+            hint=f"kubectl -n {self.place.namespace} describe pod {late[0].name}",
         )
+
+    def _runs(self, node: str, pod: Pod | None) -> bool:
+        """Tell whether the Pod of a node runs.  Raises LabError if it never will."""
+        if pod is None:
+            raise LabError(f"the Pod of {node} was deleted while it was created")
+        self._refuse_broken(pod)
+        return pod.running and bool(pod.address)
+
+    @staticmethod
+    def _refuse_full(found: Found, waiting: Iterable[str], since: float | None) -> float | None:
+        """Return the time since which no node of the cluster takes one of the Pods, or None.
+
+        Raises LabError when it is too long ago.
+        """
+        pods = filter(None, map(found.pod, waiting))
+        full = next((pod for pod in pods if pod.unschedulable), None)
+        if full is None:
+            return None
+        since = time.monotonic() if since is None else since
+        if time.monotonic() - since > NO_ROOM:
+            raise LabError(
+                f"no node of the cluster takes the Pod of {full.node}: {full.waits}",
+                hint="use fewer nodes, smaller `cpus` and `memory`, other values of `on`, or a "
+                "larger cluster",
+            )
+        return since
 
     def _refuse_broken(self, pod: Pod) -> None:
         if pod.ended:
@@ -359,9 +382,7 @@ class Site:
             if item["metadata"]["labels"].get(NODE) in names
         }
         self._delete_pods(uids)
-        self._gone(
-            lambda: not uids.keys() & {i["metadata"]["uid"] for i in self._listed()}, len(uids)
-        )
+        self._gone(len(uids), uids)
 
     def _delete_pods(self, uids: Mapping[str, str]) -> None:
         with ThreadPoolExecutor(THREADS) as pool:
@@ -402,7 +423,9 @@ class Site:
             self._delete(f"{self._jobs}/{meta['name']}", meta["uid"])
         uids = {i["metadata"]["uid"]: i["metadata"]["name"] for i in self._listed()}
         self._delete_pods(uids)
-        self._gone(lambda: not self._listed() and not self.janitor(), len(uids))
+        self._gone(len(uids))
+        if not until(lambda: not self.janitor(), END, pause=PAUSE):
+            raise self._stays("the janitor", END)
         if refused is not None:
             raise refused
 
@@ -414,14 +437,29 @@ class Site:
         if self._mine.items() <= (meta.get("labels") or {}).items():
             self._delete(path, meta["uid"])
 
-    def _gone(self, true: Callable[[], bool], count: int) -> None:
+    def _gone(self, count: int, uids: Collection[str] | None = None) -> None:
+        """Wait until Pods with these UIDs are gone, or all of the lab; there are ``count``."""
         longest = END + EACH * count
-        if not until(true, longest, pause=PAUSE):
-            raise TimeoutExpired(
-                f"Pods of {self.lab} are still there {longest:g} s after they were deleted",
-                hint=f"kubectl -n {self.place.namespace} get pods; the cluster removes them as "
-                "soon as their node answers",
-            )
+        there: set[str] = set()
+        listed = False
+        for change in self._changes(longest):
+            listed = listed or change is None
+            if change is not None:
+                uid, item = change
+                if item is None:
+                    there.discard(uid)
+                elif uids is None or uid in uids:
+                    there.add(uid)
+            if listed and not there:
+                return
+        raise self._stays(f"{len(there)} Pods", longest)
+
+    def _stays(self, what: str, seconds: float) -> TimeoutExpired:
+        return TimeoutExpired(
+            f"{what} of {self.lab} are still there {seconds:g} s after they were deleted",
+            hint=f"kubectl -n {self.place.namespace} get pods,jobs; the cluster removes them as "
+            "soon as their node answers",
+        )
 
 
 def ends(item: Mapping[str, Any]) -> bool:
