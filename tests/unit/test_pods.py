@@ -54,7 +54,7 @@ from testbed.nodes.kubernetes.entrance import Entrance
 from testbed.nodes.kubernetes.labs import labs_in
 from testbed.nodes.kubernetes.networks import Underlay
 from testbed.nodes.kubernetes.node import PodNode
-from testbed.nodes.kubernetes.provider import KubernetesProvider, privileged_nodes
+from testbed.nodes.kubernetes.provider import KubernetesProvider, defaults, privileged_nodes
 from testbed.nodes.kubernetes.remembered import Place, Remembered
 from testbed.nodes.kubernetes.site import Site
 from testbed.testing import FakeStore
@@ -890,6 +890,91 @@ def test_a_refusal_says_what_to_do(api: Api, cluster: Cluster, words: str, hint:
         site(cluster, own=False).try_rights("image", TERMS, privileged=True)
     assert hint in (caught.value.hint or "")
     assert api.objects == {}
+
+
+# Words of Kubernetes 1.36, plugin/pkg/admission/limitranger/admission.go.
+MOST = "maximum memory usage per Container is 64Mi, but limit is 256Mi"
+RATIO = "cpu max limit to request ratio per Container is 2, but provided ratio is 40.000000"
+LEAST = "minimum memory usage per Pod is 128Mi, but request is 67108864"
+
+
+def sizes(path: str, body: Any) -> dict[str, Any]:
+    """The resources of the Pod of a request; empty for another request."""
+    if not path.partition("?")[0].endswith("/pods") or not body:
+        return {}
+    found: dict[str, Any] = body["spec"]["containers"][0]["resources"]
+    return found
+
+
+def forbidden(words: str) -> tuple[int, dict[str, Any]]:
+    message = f'pods "testbed-try" is forbidden: {words}'
+    return 403, {"reason": "Forbidden", "message": message}
+
+
+def test_each_size_of_a_node_is_tried_before_anything_is_made(api: Api, cluster: Cluster) -> None:
+    specs = [spec("a"), replace(spec("b"), memory=256 << 20), replace(spec("c"), memory=256 << 20)]
+    there = site(cluster, own=False)
+    there.try_rights("image", TERMS, specs, privileged=False)
+    tried = [body for body in api.bodies if body and body["kind"] == "Pod"]
+    assert [one["metadata"]["labels"].get(NODE) for one in tried] == [None, "a", "b"]
+    api.refuse = lambda method, path: (
+        forbidden(MOST) if "limits" in sizes(path, api.bodies[-1])
+        and sizes(path, api.bodies[-1])["limits"].get("memory") == str(256 << 20) else None
+    )  # fmt: skip
+    with pytest.raises(MachineError) as caught:
+        there.try_rights("image", TERMS, specs, privileged=False)
+    assert "the Pod of b" in caught.value.message
+    assert MOST in caught.value.message
+    assert "limitrange -n shared" in (caught.value.hint or "")
+    assert api.objects == {}
+
+
+@pytest.mark.parametrize(("words", "passes"), [(RATIO, 1), (LEAST, 2)])
+def test_the_janitor_has_resources_that_a_limitrange_allows(
+    api: Api, cluster: Cluster, words: str, passes: int
+) -> None:
+    """A Job whose Pods are refused is created, and never ends."""
+    refused = manifests.SIZES[:passes]
+    api.refuse = lambda method, path: (
+        forbidden(words) if sizes(path, api.bodies[-1]) in refused else None
+    )
+    there = site(cluster, own=False)
+    there.try_rights("image", TERMS, privileged=False)
+    there.make("image", TERMS, privileged=False)
+    (job,) = api.objects.values()
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    assert container["resources"] == manifests.SIZES[passes]
+
+
+def test_a_janitor_that_no_size_fits_is_told_of(api: Api, cluster: Cluster) -> None:
+    janitor = {"requests", "limits"}
+    api.refuse = lambda method, path: (
+        forbidden(LEAST) if "/pods" in path and (
+            sizes(path, api.bodies[-1]) == {} or janitor == sizes(path, api.bodies[-1]).keys()
+        ) else None
+    )  # fmt: skip
+    with pytest.raises(MachineError) as caught:
+        site(cluster, own=False).try_rights("image", TERMS, privileged=False)
+    assert LEAST in caught.value.message
+    assert api.objects == {}
+
+
+def test_another_refusal_of_the_janitor_is_not_tried_again(api: Api, cluster: Cluster) -> None:
+    api.refuse = lambda method, path: (
+        forbidden("exceeded quota: few, requested: pods=1") if "/pods" in path else None
+    )
+    with pytest.raises(MachineError):
+        site(cluster, own=False).try_rights("image", TERMS, privileged=False)
+    assert sum("/pods" in path for _, path in api.asked) == 1
+
+
+def test_limits_of_the_namespace_are_told() -> None:
+    given = item()
+    given["spec"]["containers"][0]["resources"] = {"limits": {"cpu": "500m", "memory": "256Mi"}}
+    pod = pods.read(given)
+    assert defaults(spec("a"), pod) == "cpu 500m, memory 256Mi"
+    assert defaults(replace(spec("a"), cpus=0.5), pod) == "memory 256Mi"
+    assert defaults(spec("a"), pods.read(item())) == ""
 
 
 def test_a_new_namespace_is_waited_for(

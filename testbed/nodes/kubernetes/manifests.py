@@ -38,6 +38,19 @@ NOTES = "/etc/testbed"  # in the janitor: its Pod's annotations, which the kubel
 GRACE = 1  # seconds for a Pod to end by itself
 LEFT = 5  # seconds that a finished Job stays
 AGAIN = 6  # new Pods for a janitor whose Pod was evicted or whose node has died
+#: Resources of the janitor, the least first.  A LimitRange may ask for more, for a request equal to
+#: the limit, or have defaults of its own.
+SIZES: tuple[Mapping[str, Mapping[str, str]], ...] = (
+    {
+        "requests": {"cpu": "5m", "memory": "16Mi"},
+        "limits": {"cpu": "200m", "memory": "64Mi"},
+    },
+    {
+        "requests": {"cpu": "50m", "memory": "64Mi"},
+        "limits": {"cpu": "50m", "memory": "64Mi"},
+    },
+    {},
+)
 LATER = 300  # seconds after which the Job's deadline ends a janitor that does not end by itself
 
 #: Arguments: seconds without use, seconds in all, the namespace to remove or nothing.  A change of
@@ -156,11 +169,18 @@ def rights(namespace: str, marks: Mapping[str, str]) -> list[tuple[str, dict[str
 
 
 def janitor(
-    name: str, marks: Mapping[str, str], image: str, terms: Terms, own_namespace: str
+    name: str,
+    marks: Mapping[str, str],
+    image: str,
+    terms: Terms,
+    own_namespace: str,
+    *,
+    size: Mapping[str, Mapping[str, str]] = SIZES[0],
 ) -> dict[str, Any]:
     """Return the Job that owns a lab.
 
-    ``own_namespace`` is the namespace that goes with the lab; empty for one that stays.
+    ``size`` is one of :data:`SIZES`.  ``own_namespace`` is the namespace that goes with the lab;
+    empty for one that stays.
     """
     argv = ["sh", "-c", JANITOR, "sh", str(terms.idle), str(terms.longest), own_namespace]
     notes = {BEAT: "0", IDLE: str(terms.idle)}
@@ -176,10 +196,7 @@ def janitor(
                 "image": image,
                 "imagePullPolicy": "IfNotPresent",
                 "command": argv,
-                "resources": {
-                    "requests": {"cpu": "5m", "memory": "16Mi"},
-                    "limits": {"cpu": "200m", "memory": "64Mi"},
-                },
+                "resources": {kind: dict(amounts) for kind, amounts in size.items()},
                 "securityContext": {"allowPrivilegeEscalation": False},
                 "volumeMounts": [{"name": "notes", "mountPath": NOTES}],
             }
@@ -201,6 +218,17 @@ def janitor(
                 "spec": pod,
             },
         },
+    }
+
+
+def janitor_pod(job: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the Pod that the cluster creates for the Job, with the Job's name."""
+    template = job["spec"]["template"]
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": job["metadata"]["name"], **template["metadata"]},
+        "spec": template["spec"],
     }
 
 

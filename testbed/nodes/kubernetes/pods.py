@@ -22,6 +22,7 @@ class Pod:
 
     ``address`` is empty until it has one.  ``waits`` is the reason that it does not run yet,
     ``stuck`` tells that it will not by itself, ``ended`` is the reason that it has ended.
+    ``limits`` are those of its resources, with the cluster's own defaults.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Pod:
     stuck: bool = False
     unschedulable: bool = False
     ended: str = ""
+    limits: tuple[tuple[str, str], ...] = ()
 
 
 class Found:
@@ -101,6 +103,7 @@ def read(item: Mapping[str, Any]) -> Pod:
         stuck=waiting.get("reason") in STUCK,
         unschedulable=unschedulable,
         ended=_end(phase, status, state, meta),
+        limits=tuple(sorted(((wanted.get("resources") or {}).get("limits") or {}).items())),
     )
 
 

@@ -156,6 +156,7 @@ class KubernetesProvider(Provider):
             settings.of(self._chosen),
             expired=site,
             privileged=bool(privileged_nodes(topology)),
+            specs=[NodeSpec(one.name, "", one.cpus, one.memory) for one in topology.nodes.values()],
             check=lambda site: site.find_hosts(topology),
         )
 
@@ -193,8 +194,11 @@ class KubernetesProvider(Provider):
         there = self.nodes(lab)
         with ThreadPoolExecutor(THREADS) as pool:
             own = dict(zip(made, pool.map(self._underlay, made.values()), strict=True))
-        for name, node in made.items():
-            node.about = f"on {node.pod.worker}, MTU {own[name].inner}"
+        for spec in specs:
+            node = made[spec.name]
+            node.about = f"on {node.pod.worker}, MTU {own[spec.name].inner}"
+            if given := defaults(spec, node.pod):
+                node.about += f", {given} by the namespace's defaults"
         self._try_udp(made, own)
         if topology is not None:
             for name, other in there.items():
@@ -355,6 +359,12 @@ def privileged_nodes(topology: Topology) -> set[str]:
         or wiring.settings(topology, name)
         or wiring.settings6(topology, name)
     }
+
+
+def defaults(spec: NodeSpec, pod: Pod) -> str:
+    """Return the limits of a Pod that a LimitRange has set, in words; empty for none."""
+    asked = {"cpu": spec.cpus, "memory": spec.memory}
+    return ", ".join(f"{name} {most}" for name, most in pod.limits if asked.get(name) is None)
 
 
 def pod_of(node: Node) -> PodNode:

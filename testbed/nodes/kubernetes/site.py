@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -46,6 +47,10 @@ RIGHTS = (
 #: Those of a lab that has a namespace of its own, too.
 OWN_RIGHTS = (("get", "", "namespaces"), ("delete", "", "namespaces"))
 DRY = {"dryRun": "All"}
+TRY = "testbed-try"  # name of objects of a dry run
+#: Words of a LimitRange's refusal, after which the numbers come (kubernetes/plugin/pkg/admission/
+#: limitranger/admission.go).
+LIMITED = re.compile(r"per (Container|Pod) is")
 ELSEWHERE = "set TESTBED_KUBE_NAMESPACE to a namespace in which you have the ClusterRole `admin`"
 
 
@@ -71,6 +76,7 @@ class Site:
         self.place = place
         self.cluster = cluster
         self.idle = 60  # until the cluster has told it
+        self._size = manifests.SIZES[0]
         self._core = f"/api/v1/namespaces/{place.namespace}"
         self._jobs = f"/apis/batch/v1/namespaces/{place.namespace}/jobs"
         self._marks = manifests.labels(lab, place.owner)
@@ -148,10 +154,13 @@ class Site:
 
     # -- making ---------------------------------------------------------------
 
-    def try_rights(self, image: str, terms: Terms, *, privileged: bool) -> None:
+    def try_rights(
+        self, image: str, terms: Terms, specs: Iterable[NodeSpec] = (), *, privileged: bool
+    ) -> None:
         """Check that the cluster would let this user create the lab; create nothing.
 
-        ``privileged`` tells that a node needs it.  Raises MachineError with what to do.
+        ``specs`` are the nodes, ``privileged`` tells that one needs it.  Raises MachineError with
+        what to do.
         """
         name, own = self.place.namespace, self.place.own
         if own:
@@ -174,7 +183,7 @@ class Site:
                 else "ask for the ClusterRole `admin` there, by a RoleBinding",
             )
         if not own:
-            self._try_objects(image, terms, privileged=privileged)
+            self._try_objects(image, terms, specs, privileged=privileged)
 
     def find_hosts(self, topology: Topology) -> None:
         """Check that the cluster has the nodes on which nodes of the lab must run.
@@ -212,13 +221,38 @@ class Site:
         answer = self.cluster.ask("ask for rights", "POST", path, review)
         return bool(answer.get("status", {}).get("allowed"))
 
-    def _try_objects(self, image: str, terms: Terms, *, privileged: bool) -> None:
-        """Let the cluster judge the Job and a Pod, as if they were created."""
+    def _try_objects(
+        self, image: str, terms: Terms, specs: Iterable[NodeSpec], *, privileged: bool
+    ) -> None:
+        """Let the cluster judge the Job and a Pod of each size, as if they were created."""
         owner = {"name": "none", "uid": "00000000-0000-0000-0000-000000000000"}
-        job = self._job("testbed-try", image, terms)
-        self._post("create a Job", self._jobs, job, dry=True)
-        pod = self._pod("testbed-try", owner, NodeSpec("try", ""), image, privileged=privileged)
-        self._post("create a Pod", f"{self._core}/pods", pod, dry=True)
+        self._post("create a Job", self._jobs, self._job(TRY, image, terms), dry=True)
+        self._size = self._size_of_janitor(image, terms)
+        sizes: dict[object, NodeSpec] = {}
+        for spec in specs:
+            sizes.setdefault((spec.cpus, spec.memory), spec)
+        for spec in sizes.values() or [NodeSpec("try", "")]:
+            pod = self._pod(TRY, owner, spec, image, privileged=privileged)
+            self._post(f"create the Pod of {spec.name}", f"{self._core}/pods", pod, dry=True)
+
+    def _size_of_janitor(self, image: str, terms: Terms) -> Mapping[str, Mapping[str, str]]:
+        """Return the first size of the janitor that the LimitRanges of the namespace allow.
+
+        A Job of another size would be created, and never have a Pod.  Raises MachineError.
+        """
+        *others, last = manifests.SIZES
+        for size in others:
+            pod = manifests.janitor_pod(self._job(TRY, image, terms, size=size))
+            try:
+                self._post("create the janitor's Pod", f"{self._core}/pods", pod, dry=True)
+            except MachineError as error:
+                if not LIMITED.search(error.message):
+                    raise
+            else:
+                return size
+        pod = manifests.janitor_pod(self._job(TRY, image, terms, size=last))
+        self._post("create the janitor's Pod", f"{self._core}/pods", pod, dry=True)
+        return last
 
     def _pod(
         self, name: str, owner: Mapping[str, str], spec: NodeSpec, image: str, *, privileged: bool
@@ -230,11 +264,24 @@ class Site:
             cpus=spec.cpus, memory=spec.memory, host=spec.host,
         )  # fmt: skip
 
-    def _job(self, name: str, image: str, terms: Terms, own: str = "") -> dict[str, Any]:
-        return manifests.janitor(name, self._marks, image, terms, own)
+    def _job(
+        self,
+        name: str,
+        image: str,
+        terms: Terms,
+        own: str = "",
+        size: Mapping[str, Mapping[str, str]] | None = None,
+    ) -> dict[str, Any]:
+        chosen = self._size if size is None else size
+        return manifests.janitor(name, self._marks, image, terms, own, size=chosen)
 
-    def make(self, image: str, terms: Terms, *, privileged: bool) -> None:
-        """Create the lab's namespace, if it is its own, and its janitor."""
+    def make(
+        self, image: str, terms: Terms, specs: Iterable[NodeSpec] = (), *, privileged: bool
+    ) -> None:
+        """Create the lab's namespace, if it is its own, and its janitor.
+
+        The arguments are those of :meth:`try_rights`, which comes first.
+        """
         own = ""
         if self.place.own:
             own = self.place.namespace
@@ -245,7 +292,7 @@ class Site:
                     self.cluster.ask("give rights to the janitor", "POST", path, body)
             except Refused:
                 own = ""  # the janitor removes all but the empty namespace
-            self._try_objects(image, terms, privileged=privileged)
+            self._try_objects(image, terms, specs, privileged=privileged)
         job = f"{self.lab}-janitor-{manifests.suffix()}"
         self._post("create a Job", self._jobs, self._job(job, image, terms, own))
 
@@ -360,6 +407,11 @@ class Site:
             hint = f"kubectl label namespace {name} {manifests.ENFORCE}={manifests.LEVEL}"
         elif "exceeded quota" in words:
             hint = "use fewer nodes, smaller `cpus` and `memory`, or ask for a larger quota"
+        elif LIMITED.search(words):
+            hint = (
+                "change `cpus` and `memory` of the node; `kubectl describe limitrange -n "
+                f"{name}` shows what is allowed"
+            )
         elif "failed quota" in words:  # the quota counts what the Pod does not state
             hint = "set `cpus` and `memory` of each node: the namespace has a quota for them"
         elif error.status == HTTPStatus.FORBIDDEN and self.place.own:

@@ -15,8 +15,9 @@ from testbed.nodes.kubernetes.remembered import Place
 # Modules for clusters are imported where needed: other labs don't load them.
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from testbed.nodes.base import NodeSpec
     from testbed.nodes.kubernetes.cluster import Cluster
     from testbed.nodes.kubernetes.remembered import Remembered
     from testbed.nodes.kubernetes.settings import Settings
@@ -86,13 +87,14 @@ class Sites:
         *,
         expired: Site | None,
         privileged: bool,
+        specs: Sequence[NodeSpec] = (),
         check: Callable[[Site], None] = lambda _: None,
     ) -> Site:
         """Create the place of a lab, after a check that the cluster allows the lab.
 
-        ``expired`` is the place of a lab whose janitor has ended, ``privileged`` tells that a node
-        needs a privileged Pod, and ``check`` raises an error for what the cluster lacks.  Raises
-        UsageError, MachineError, LabError.
+        ``expired`` is the place of a lab whose janitor has ended, ``specs`` are the nodes,
+        ``privileged`` tells that one needs a privileged Pod, and ``check`` raises an error for
+        what the cluster lacks.  Raises UsageError, MachineError, LabError.
         """
         from testbed.nodes.kubernetes import manifests
         from testbed.nodes.kubernetes.cluster import Refused
@@ -121,10 +123,10 @@ class Sites:
         place = Place(given.kubeconfig, cluster.current(), name, own, owner)
         site = self.site(lab, place)
         check(site)
-        site.try_rights(given.image, given.terms, privileged=privileged)
+        site.try_rights(given.image, given.terms, specs, privileged=privileged)
         self.remembered.keep(lab, place)  # first, so that what a killed `up` leaves is found
         try:
-            site.make(given.image, given.terms, privileged=privileged)
+            site.make(given.image, given.terms, specs, privileged=privileged)
         except TestbedError:
             with contextlib.suppress(LabError, MachineError):  # `down` tries it again
                 site.remove()
