@@ -571,7 +571,9 @@ KILLS_OF_A_MACHINE = ("/proc/vmstat",)
 
 def killed_for_memory(node: Node) -> int:
     """Return the number of the node's processes that the kernel killed for lack of memory."""
-    for path in KILLS if node.shares_kernel else KILLS_OF_A_MACHINE:
+    # A node without a system of its own, such as a Pod, is a cgroup of its machine.
+    own = not node.shares_kernel and node.has_system
+    for path in KILLS_OF_A_MACHINE if own else KILLS:
         with contextlib.suppress(OSError, NoSuchNode):
             found = re.search(rb"^oom_kill (\d+)$", node.get(path), re.MULTILINE)
             if found:

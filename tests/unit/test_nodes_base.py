@@ -134,6 +134,16 @@ def test_what_memory_ran_out_for_is_counted(
     assert base.killed_for_memory(node) == killed
 
 
+def test_what_a_cluster_has_killed_for_others_is_not_a_pods_own(
+    node: FakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeNode, "shares_kernel", False)
+    node.put(MACHINE, "/proc/vmstat")
+    assert base.killed_for_memory(node) == 0
+    node.put(V2, base.KILLS[0])
+    assert base.killed_for_memory(node) == 4
+
+
 def test_of_a_node_that_has_ended_nothing_is_known(node: FakeNode) -> None:
     node.put(V2, base.KILLS[0])
     node.remove()
