@@ -32,6 +32,9 @@ SYSCTL = PROC / "sys"
 INSTANCE = "anon_inode:inotify"  # target of the link in /proc/PID/fd
 FILES = 48  # open files of testbed itself with one running step
 TASKS = ("pid_max", "threads-max")
+#: Connections that the kernel of a node tracks at once, and more for each other node, with some to
+#: spare: two-node has 10 on the node of etcd, 18 with ten nodes, and 170 after all checks.
+CONNECTIONS = 256
 NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "uts")
 
 
@@ -163,6 +166,7 @@ def room(topology: Topology, making: Iterable[str]) -> None:
         *_too_many_tasks(topology, tasks),
         *_too_many_instances(inotify),
         *_too_many_namespaces(topology, names),
+        *_too_many_connections(topology, names),
     ]
     if short:
         raise MachineError(
@@ -220,6 +224,21 @@ def _too_many_namespaces(topology: Topology, making: Sequence[str]) -> Iterator[
         if making and most is not None and need > most:
             name = f"user.max_{kind}_namespaces"
             yield f"{kind} namespaces: {need} needed, at most {most} (sysctl {name})"
+
+
+def _too_many_connections(topology: Topology, making: Sequence[str]) -> Iterator[str]:
+    """Yield the exceeded limit of tracked connections.
+
+    It is the same in all network namespaces, but each has a count of its own (tried on Linux 6.18:
+    a full table of one leaves the others alone).  So nodes do not add up.
+    """
+    need = CONNECTIONS + len(topology.nodes)
+    most = _number(SYSCTL / "net/netfilter/nf_conntrack_max")  # 0 is no limit
+    if most and most < need and any(_maker(topology, name).shares_kernel for name in making):
+        yield (
+            f"tracked connections of a node: {need} needed, at most {most} "
+            "(sysctl net.netfilter.nf_conntrack_max)"
+        )
 
 
 def _number(file: Path) -> int | None:

@@ -536,6 +536,20 @@ def test_too_few_namespaces_are_told(machine: Path) -> None:
     assert len(said) == 3
 
 
+def test_too_few_tracked_connections_are_told_for_one_node(machine: Path) -> None:
+    file = machine / "sys/net/netfilter/nf_conntrack_max"
+    file.parent.mkdir(parents=True)
+    topology = plain(100)
+    for enough in (preflight.CONNECTIONS + 100, 0):  # 0 is no limit
+        file.write_text(f"{enough}\n")
+        preflight.room(topology, topology.nodes)
+    file.write_text(f"{preflight.CONNECTIONS + 99}\n")
+    said = refusal(topology, topology.nodes)
+    assert "356 needed, at most 355 (sysctl net.netfilter.nf_conntrack_max)" in said
+    preflight.room(topology, [])
+    preflight.room(dataclasses.replace(topology, provider="kubernetes"), topology.nodes)
+
+
 def test_a_kernel_without_such_limits(machine: Path) -> None:
     for file in (machine / "sys").rglob("*"):
         if file.is_file():
