@@ -184,6 +184,26 @@ def test_a_killed_pod_says_its_status() -> None:
     assert pods.read(given).ended == "OOMKilled (exit status 137)"
 
 
+def on_a_lost_node(given: dict[str, Any]) -> dict[str, Any]:
+    """A Pod as the cluster leaves it if its node does not answer (MarkPodsNotReady)."""
+    status = given["status"]
+    status["containerStatuses"] = [{"name": "node", "state": {"running": {}}, "ready": True}]
+    status["conditions"] = [{"type": "Ready", "status": "False"}]
+    return given
+
+
+def test_a_pod_on_a_node_that_does_not_answer_has_ended() -> None:
+    seen = pods.read(on_a_lost_node(item()))
+    assert not seen.running
+    assert "worker-1" in seen.ended
+    starts = item()
+    starts["status"]["conditions"] = [{"type": "Ready", "status": "False"}]
+    assert pods.read(starts).running, "its containers are not ready either: it has just begun"
+    ready = on_a_lost_node(item())
+    ready["status"]["conditions"] = [{"type": "Ready", "status": "True"}]
+    assert pods.read(ready).running
+
+
 @pytest.mark.parametrize("reason", ["ErrImagePull", "ImagePullBackOff", "InvalidImageName"])
 def test_a_pod_without_its_image_is_stuck(reason: str) -> None:
     seen = pods.read(item(phase="Pending", **waiting(reason, "not found")))
@@ -1090,6 +1110,50 @@ def test_a_cluster_without_room_is_told_of(
     api.objects[path]["status"] = {"phase": "Pending", "conditions": [full]}
     with pytest.raises(LabError, match="0/2 nodes"):
         one.started(["a"])
+
+
+def test_a_pod_on_a_lost_node_is_deleted_at_once_and_created_again(
+    api: Api, cluster: Cluster
+) -> None:
+    """Nobody would tell that it has ended, and it could come back with its node."""
+    one = site(cluster)
+    one.make("image", TERMS, privileged=False)
+    one.create([spec("a"), spec("b")], set())
+    on_a_lost_node(next(o for p, o in api.objects.items() if "/pods/a-" in p))
+    assert [name for name, pod in one.pods().items() if pod.ended] == ["a"]
+    api.bodies.clear()
+    one.create([spec("a")], set())
+    (deletion,) = [body for body in api.bodies if body and body["kind"] == "DeleteOptions"]
+    assert deletion["gracePeriodSeconds"] == 0
+    assert {name: pod.running for name, pod in one.pods().items()} == {"a": True, "b": True}
+    assert sum("/pods/" in path for path in api.objects) == 2
+    api.bodies.clear()
+    one.remove_nodes(["b"])
+    (deletion,) = [body for body in api.bodies if body and body["kind"] == "DeleteOptions"]
+    assert "gracePeriodSeconds" not in deletion
+
+
+def test_a_pod_whose_node_is_found_lost_while_it_goes_is_deleted_at_once(
+    api: Api, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = site(cluster)
+    one.make("image", TERMS, privileged=False)
+    one.create([spec("a")], set())
+    (path,) = (path for path in api.objects if "/pods/" in path)
+    delete, asked = Api.delete, []
+
+    def slowly(_: Api, plain: str, there: dict[str, Any]) -> None:
+        """Nothing happens to a Pod on a dead node; then the cluster tells that it is dead."""
+        asked.append(api.bodies[-1].get("gracePeriodSeconds"))
+        if asked[-1] == 0:
+            delete(api, plain, there)
+        else:
+            api.tell("MODIFIED", on_a_lost_node(api.objects[path]))
+
+    monkeypatch.setattr(Api, "delete", slowly)
+    one.remove_nodes(["a"])
+    assert asked == [None, 0]
+    assert path not in api.objects
 
 
 def test_a_pod_that_stays_is_told_of(

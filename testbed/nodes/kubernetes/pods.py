@@ -94,7 +94,10 @@ def read(item: Mapping[str, Any]) -> Pod:
         worker=spec.get("nodeName", ""),
         address=_address(status),
         privileged=bool((wanted.get("securityContext") or {}).get("privileged")),
-        running=phase == "Running" and "running" in state and "deletionTimestamp" not in meta,
+        running=phase == "Running"
+        and "running" in state
+        and "deletionTimestamp" not in meta
+        and not is_lost(item),
         waits=str(
             scheduled.get("message", "")
             if unschedulable
@@ -102,9 +105,21 @@ def read(item: Mapping[str, Any]) -> Pod:
         ),
         stuck=waiting.get("reason") in STUCK,
         unschedulable=unschedulable,
-        ended=_end(phase, status, state, meta),
+        ended=_end(item, state),
         limits=tuple(sorted(((wanted.get("resources") or {}).get("limits") or {}).items())),
     )
+
+
+def is_lost(item: Mapping[str, Any]) -> bool:
+    """Tell whether the cluster's node of a Pod does not answer.
+
+    The cluster then says that the Pod is not Ready, and leaves the rest of its status as the node
+    has told it (kubernetes/pkg/controller/util/node/controller_utils.go, MarkPodsNotReady).
+    """
+    status = item.get("status", {})
+    conditions = {one["type"]: one.get("status") for one in status.get("conditions") or ()}
+    told = any(one.get("ready") for one in status.get("containerStatuses") or ())
+    return told and status.get("phase") == "Running" and conditions.get("Ready") == "False"
 
 
 def _address(status: Mapping[str, Any]) -> str:
@@ -118,13 +133,15 @@ def _container(statuses: Iterable[Mapping[str, Any]]) -> Mapping[str, Any]:
     return next((one for one in statuses if one.get("name") == CONTAINER), {})
 
 
-def _end(
-    phase: str, status: Mapping[str, Any], state: Mapping[str, Any], meta: Mapping[str, Any]
-) -> str:
+def _end(item: Mapping[str, Any], state: Mapping[str, Any]) -> str:
     """Return why a Pod has ended, in words; empty for one that has not."""
+    status = item.get("status", {})
+    phase = status.get("phase", "Pending")
     if phase in {"Failed", "Succeeded"}:
         words = [status.get("reason"), status.get("message")]
         if done := state.get("terminated"):
             words.append(f"{done.get('reason', '')} (exit status {done.get('exitCode')})".strip())
         return ": ".join(str(word) for word in words if word) or phase
-    return "it is being deleted" if "deletionTimestamp" in meta else ""
+    if "deletionTimestamp" in item["metadata"]:
+        return "it is being deleted"
+    return f"{item['spec'].get('nodeName')} does not answer" if is_lost(item) else ""

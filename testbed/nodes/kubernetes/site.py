@@ -16,7 +16,7 @@ from testbed.nodes.base import NodeSpec
 from testbed.nodes.kubernetes import BEAT, IDLE, LAB, NODE, OWNER, manifests
 from testbed.nodes.kubernetes.cluster import MERGE, Refused
 from testbed.nodes.kubernetes.entrance import Entrance
-from testbed.nodes.kubernetes.pods import Found
+from testbed.nodes.kubernetes.pods import Found, is_lost
 from testbed.nodes.kubernetes.watching import Wanted, changes
 from testbed.polling import until
 from testbed.topology.load import place
@@ -307,6 +307,8 @@ class Site:
             )
 
         owner = {"name": janitor.name, "uid": janitor.uid}
+        specs = list(specs)
+        self._clear({spec.name for spec in specs})
 
         def one(spec: NodeSpec) -> None:
             first = "" if self.place.own else f"{self.lab}-"
@@ -318,6 +320,11 @@ class Site:
         with ThreadPoolExecutor(THREADS) as pool:
             for made in [pool.submit(one, spec) for spec in specs]:
                 made.result()
+
+    def _clear(self, names: Collection[str]) -> None:
+        """Delete Pods of nodes that have ended; one on a lost node could come back with it."""
+        items = [item for item in self._listed() if item["metadata"]["labels"].get(NODE) in names]
+        self._delete_pods(items)
 
     def started(self, names: Collection[str]) -> dict[str, Pod]:
         """Wait until the Pods of nodes run, and return them.
@@ -428,30 +435,32 @@ class Site:
 
     def remove_nodes(self, names: Collection[str]) -> None:
         """Remove the Pods of nodes, and wait until they are gone."""
-        uids = {
-            item["metadata"]["uid"]: item["metadata"]["name"]
-            for item in self._listed()
-            if item["metadata"]["labels"].get(NODE) in names
-        }
-        self._delete_pods(uids)
-        self._gone(len(uids), uids)
+        items = [item for item in self._listed() if item["metadata"]["labels"].get(NODE) in names]
+        self._delete_pods(items)
+        self._gone(len(items), {item["metadata"]["uid"] for item in items})
 
-    def _delete_pods(self, uids: Mapping[str, str]) -> None:
+    def _delete_pods(self, items: Iterable[Mapping[str, Any]]) -> None:
         with ThreadPoolExecutor(THREADS) as pool:
-            paths = {f"{self._core}/pods/{name}": uid for uid, name in uids.items()}
-            for deleted in [pool.submit(self._delete, path, uid) for path, uid in paths.items()]:
+            for deleted in [pool.submit(self._delete_pod, item) for item in items]:
                 deleted.result()
 
-    def _delete(self, path: str, uid: str) -> None:
+    def _delete_pod(self, item: Mapping[str, Any]) -> None:
+        """Delete a Pod; at once if its node does not answer, which ends it when it is back."""
+        meta = item["metadata"]
+        path = f"{self._core}/pods/{meta['name']}"
+        self._delete(path, meta["uid"], **({"gracePeriodSeconds": 0} if is_lost(item) else {}))
+
+    def _delete(self, path: str, uid: str, **more: int) -> None:
         """Delete an object if it is the one with this UID; its dependents go after it.
 
-        Raises Refused, NoAnswer.
+        ``more`` are other options of a deletion.  Raises Refused, NoAnswer.
         """
         options = {
             "apiVersion": "v1",
             "kind": "DeleteOptions",
             "preconditions": {"uid": uid},
             "propagationPolicy": "Background",
+            **more,
         }
         try:
             self.cluster.ask("delete an object", "DELETE", path, options, missing=True)
@@ -473,9 +482,9 @@ class Site:
         for job in self.cluster.items("list Jobs", self._jobs, self._mine):
             meta = job["metadata"]
             self._delete(f"{self._jobs}/{meta['name']}", meta["uid"])
-        uids = {i["metadata"]["uid"]: i["metadata"]["name"] for i in self._listed()}
-        self._delete_pods(uids)
-        self._gone(len(uids))
+        items = self._listed()
+        self._delete_pods(items)
+        self._gone(len(items))
         if not until(lambda: not self.janitor(), END, pause=PAUSE):
             raise self._stays("the janitor", END)
         if refused is not None:
@@ -502,6 +511,8 @@ class Site:
                     there.discard(uid)
                 elif uids is None or uid in uids:
                     there.add(uid)
+                    if is_lost(item):  # it has been found only now
+                        self._delete_pod(item)
             if listed and not there:
                 return
         raise self._stays(f"{len(there)} Pods", longest)
