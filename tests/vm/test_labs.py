@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from crash.means import Bed
+from verdicts import compare, skipped, verdicts_hold
 
 from testbed.process import run
 from testbed.walk.model import Walk
@@ -102,10 +104,8 @@ def test_two_node(state: Path, tmp_path: Path, provider: str, backend: str) -> N
         chosen = [word for claim in claims for word in ("--claim", claim)]
         testbed("verify", "two-node", "-q", *chosen, "--json", str(data), seconds=900)
         (lab,) = json.loads(data.read_text())["labs"]
-        verdicts = {finding["claim"]: finding["verdict"] for finding in lab["findings"]}
-        assert verdicts.keys() == set(claims)
-        assert not [claim for claim, verdict in verdicts.items() if verdict == "skipped"]
-        assert lab["facts"]["provider"] == provider
+        assert {finding["claim"] for finding in lab["findings"]} == set(claims)
+        assert skipped(lab) == compare(lab, provider) == set()
         words = ("-l", "two-node", "container-1", "node2/container-2", "--tcp", "80", "--json")
         walk = Walk.from_dict(json.loads(testbed("walk", *words, seconds=120)))
         passed = [str(hop.spot) for hop in walk.legs[0].hops if hop.kind == "device"]
@@ -118,3 +118,16 @@ def test_two_node(state: Path, tmp_path: Path, provider: str, backend: str) -> N
     finally:
         testbed("down", "two-node", seconds=60)
     assert "two-node" not in testbed("ls", seconds=30)
+
+
+@pytest.mark.long
+@pytest.mark.seconds(600)
+@pytest.mark.parametrize("provider", ["qemu", "vagrant"])
+@pytest.mark.parametrize("topology", ["two-node", "docker-single", "netns-experiments"])
+def test_every_claim(state: Path, tmp_path: Path, provider: str, topology: str) -> None:
+    bed = Bed(state)
+    try:
+        verdicts_hold(bed, tmp_path, topology, provider)
+    finally:
+        bed.must("down", "--all")
+    assert bed.leftovers() == []
