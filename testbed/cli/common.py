@@ -207,6 +207,15 @@ def show_uplinks(topology: Topology) -> None:
         click.echo(f"  {click.style('uplink', fg='yellow', bold=True)}     {names} {words}")
 
 
+def show_installed(listed: Mapping[str, Mapping[str, str]]) -> None:
+    """Show what `up` installs on machines that exist already, by node and kind."""
+    for node, parts in listed.items():
+        words = "`up` installs on its machine, and `down` removes:"
+        click.echo(f"  {click.style('install', fg='yellow', bold=True)}    {node}: {words}")
+        for kind, text in parts.items():
+            click.echo(f"  {'':<11}  {kind:<9} {text}")
+
+
 def print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2, default=str))
 

@@ -22,7 +22,8 @@ def command(lab: str | None, everything: bool, quiet: bool) -> int:
     LAB is optional if only one lab is running. The whole lab is removed in any
     state, because its nodes are found on the machine, not in a file. It is no
     error if the lab does not exist. A lab of `testbed attach` stays as it is, and
-    is only forgotten.
+    is only forgotten. Of machines that exist already, what `up` has installed is
+    removed.
     """
     need_root("`testbed down`")
     from testbed.labs.lab import Lab, labs
@@ -44,7 +45,7 @@ def command(lab: str | None, everything: bool, quiet: bool) -> int:
     worst = max((error.exit_code for error in unseen), default=0)
     for one in wanted:
         began = time.monotonic()
-        attached = one.attached
+        attached = one.attached and not one.installs
         try:
             there = one.down(LabWatch(words=lambda words: click.echo(f"  {words} ...", err=True)))
         except TestbedError as error:

@@ -32,6 +32,7 @@ def command(
     """
     wanted = common.load_variant(topology, (), **variant)
     from testbed.artifacts import Store
+    from testbed.labs.existing import listed
     from testbed.labs.lab import all_images
     from testbed.labs.plan import make
 
@@ -45,10 +46,12 @@ def command(
         missing = sorted({*lacking, *absent})
         more = {"missing_images": missing, "fetched_images": fetched}
         uplinks = [network.name for network in wanted.uplinks]
-        common.print_json({**plan.to_dict(), **more, "uplinks": uplinks})
+        installs = {"installs": listed(wanted, store)} if wanted.installs else {}
+        common.print_json({**plan.to_dict(), **more, **installs, "uplinks": uplinks})
         return
     click.echo(f"{click.style(wanted.name, bold=True)}: {summary(wanted)}")
     common.show_uplinks(wanted)
+    common.show_installed(listed(wanted, store))
     for step in plan.steps.values():
         click.echo(f"  {step.name:<34}  {step.about}")
         if step.needs:

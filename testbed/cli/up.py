@@ -127,6 +127,10 @@ def bring_up(
 
     click.echo(f"{click.style(wanted.name, bold=True)}: {summary(wanted)}")
     common.show_uplinks(wanted)
+    if wanted.installs:
+        from testbed.labs.existing import listed
+
+        common.show_installed(listed(wanted, lab.settings.store))
     watch = Watch(step=show_step, idle=Idle(), words=tell, differences=_show_differences)
     show_outcome(lab.up(wanted, keep=keep, replace=replace, timeout=timeout, watch=watch))
 

@@ -5,6 +5,7 @@ Commands and suites use this module.
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -184,7 +185,7 @@ class Lab:
     def _look(
         self, asked: _Up, topology: Topology, provider: Provider, no_alarm: Callable[[], None]
     ) -> Outcome:
-        """Look at machines that exist already, and record the lab."""
+        """Look at machines that exist already, install what the file says, and record the lab."""
         preflight.check(topology, self.settings.store.folder)
         state = self.settings.state
         with state.lock(self.name, f"up {self.name}", waiting=waits(asked.watch)):
@@ -201,23 +202,72 @@ class Lab:
             there = provider.nodes(self.name)
             known = {name: node for name, node in there.items() if name in before}
             context = Context(topology, provider, self.settings.store, known)
+            if topology.installs:
+                self._fetch(topology)
             no_alarm()  # from here on the run itself checks the timeout
+            clean = bool(topology.installs) and not asked.keep
+            undo = functools.partial(self._undo, context) if clean else None
             with signals.held() as held:
+                self._remove_installed(topology)
+                if topology.installs:
+                    # Written first, so that `down` finds what an interrupted run has installed.
+                    state.write(_record(topology, asked, [], {}))
                 try:
                     done = running.carry_out(
                         asked.plan,
                         context,
                         watch=asked.watch,
+                        give_up=undo,
                         signals=held,
                         deadline=asked.deadline,
                     )
-                except StepsFailed:
-                    if asked.keep:
-                        state.write(_record(topology, asked, [], {}))
+                    held.check()
+                except BaseException as error:
+                    self._after_failure(asked, context, record, error)
                     raise
-                held.check()
-                state.write(_record(topology, asked, done, {}))
+                versions = versions_of(self.settings.store, topology) if topology.installs else {}
+                state.write(_record(topology, asked, done, versions))
         return Outcome(topology, time.monotonic() - asked.began, done)
+
+    def _undo(self, context: Context) -> None:
+        """Remove what this run has installed on machines that exist already."""
+        if context.begun:
+            context.provider.destroy(self.name, sorted(context.begun))
+
+    def _after_failure(
+        self, asked: _Up, context: Context, before: Record | None, error: BaseException
+    ) -> None:
+        """Remove what a failed :meth:`_look` has installed, and return to the record before."""
+        state = self.settings.state
+        if asked.keep:
+            if isinstance(error, StepsFailed):
+                state.write(_record(context.topology, asked, [], {}))
+            return
+        self._undo(context)  # if that fails, the record stays for `down`
+        if before is None:
+            state.remove(self.name)
+        elif context.topology.installs:
+            state.write(before)
+
+    def _remove_installed(self, topology: Topology | None = None) -> bool:
+        """Remove what is installed on machines that exist already, according to the record.
+
+        What ``topology`` has installed in the same way stays. Return False without anything.
+        """
+        record = self.settings.state.read(self.name)
+        if record is None or not record.existing:
+            return False
+        before = self.topology()
+        gone = {
+            name
+            for name in before.installs
+            if topology is None
+            or name not in topology.installs
+            or _way(topology, name) != _way(before, name)
+        }
+        if gone:
+            self.settings.makers(before).destroy(self.name, gone)
+        return bool(gone)
 
     def _is_another(
         self, record: Record | None, topology: Topology, *, replaceable: bool = True
@@ -438,7 +488,8 @@ class Lab:
         """Remove the whole lab; return True if there was anything to remove.
 
         The nodes are found on the machine, not in a record, so this works in any state of the lab.
-        A lab that exists already (:attr:`attached`) stays, and is forgotten.
+        A lab that exists already (:attr:`attached`) stays, without what `up` has installed on its
+        machines, and is forgotten.
         """
         watch = watch or Watch()
         state = self.settings.state
@@ -452,6 +503,7 @@ class Lab:
         """Do the work of :meth:`down`; the caller must hold the lab's lock."""
         there = self.name in self.settings.state.labs()
         if self.attached:  # its name may be that of a lab of another state folder
+            self._remove_installed()
             self.settings.state.remove(self.name)
             return there
         removed, silent = False, None
@@ -479,6 +531,12 @@ class Lab:
         """The place where another tool runs the lab; empty for a lab that testbed has created."""
         record = self.settings.state.read(self.name)
         return record.attached if record else ""
+
+    @property
+    def installs(self) -> bool:
+        """True if `up` has installed something on machines that exist already."""
+        record = self.settings.state.read(self.name)
+        return bool(record and record.existing and self.topology().installs)
 
     def refuse_attached(self, what: str) -> None:
         """Raise UsageError if testbed is only attached to the lab.
@@ -569,6 +627,12 @@ def waits(watch: Watch) -> Callable[[str], None]:
         watch.words(f"waiting for {holder or 'another testbed'}")
 
     return waiting
+
+
+def _way(topology: Topology, node: str) -> tuple[object, ...]:
+    """Return how the provider of a topology reaches a node, as far as its file says it."""
+    provider = topology.provider
+    return topology.sections.get(provider), topology.nodes[node].sections.get(provider)
 
 
 def _tell_changes(before: Mapping[str, str], topology: Topology, watch: Watch) -> None:

@@ -67,6 +67,11 @@ class Record:
             return str(foreign.get("attached") or "")
         return registry.existing([self.topology.get("provider")])
 
+    @property
+    def existing(self) -> bool:
+        """True if its file names machines that exist already (:attr:`Topology.existing`)."""
+        return not isinstance(self.topology.get("foreign"), dict) and bool(self.attached)
+
 
 class State:
     """The state folder: one record and one lock per lab."""

@@ -754,6 +754,23 @@ class Provider(ABC):
         del topology
         return self
 
+    @classmethod
+    def installs(cls, topology: Topology) -> Mapping[str, str]:
+        """Return the nodes on whose existing machines (:attr:`existing`) roles are installed.
+
+        Each has the folder of the machine with all that is installed. The nodes are created and
+        removed like others, and :meth:`prepare` checks a machine without changing it.
+        """
+        del topology
+        return {}
+
+    def is_installed(self, lab: str, spec: NodeSpec) -> bool:
+        """Tell whether a node of :meth:`installs` runs on its machine with these settings.
+
+        Raises LabError if the machine cannot be reached.
+        """
+        return spec.name in self.nodes(lab)
+
     def prepare(self, lab: str, specs: Sequence[NodeSpec]) -> None:
         """Fetch or build everything that creating the nodes needs.
 

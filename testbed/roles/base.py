@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,6 +26,7 @@ from testbed.errors import ServiceError, ServiceNotReady
 from testbed.files import fingerprint
 from testbed.limits import Takes
 from testbed.nodes.base import killed_for_memory, name_unit
+from testbed.nodes.footprint import Footprint
 
 if TYPE_CHECKING:
     from ipaddress import IPv4Address
@@ -447,6 +449,15 @@ class Role(ABC):
         Other links of the node cannot have their names.
         """
         return ()
+
+    def footprint(self, topology: Topology, node: str) -> Footprint:
+        """Return what the role's daemons change on a machine whose network they share.
+
+        It is for machines that exist already, on which the role is installed. Their own files and
+        processes are not part of it.
+        """
+        names = (re.escape(link.name) for link in self.links(topology, node))
+        return Footprint(links=tuple(names), sysctls=tuple(self.sysctls(topology, node)))
 
     def parts(self, topology: Topology, node: str) -> tuple[str, ...]:  # noqa: ARG002  for roles of several versions
         """Return the artifact store's parts that provide the role's programs on a node.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from testbed.limits import Takes
 from testbed.nodes.base import Service, note_packages
+from testbed.nodes.footprint import Footprint
 from testbed.roles.base import Offer, Role, digest_of, start
 from testbed.steps.step import Step, node_step
 from testbed.topology.check.look import Look
@@ -86,6 +87,11 @@ class Etcd(Role):
         del node
         # One connection per flanneld, and those of etcdctl.
         return Takes(files=64 + 2 * len(topology.nodes), tasks=10)
+
+    def footprint(self, topology: Topology, node: str) -> Footprint:
+        del topology, node
+        ports = (f"tcp/{CLIENT_PORT}", f"tcp/{PEER_PORT}")
+        return Footprint(daemons=(SERVICE,), ports=ports)
 
     def steps(self, topology: Topology, node: Node) -> Iterable[Step]:
         address = topology.address(node.name)

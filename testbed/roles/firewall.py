@@ -50,6 +50,10 @@ iptables --version
 
 IPV4 = 4
 
+#: Tables of nftables that are written on a node: by the engine's own back end (moby,
+#: libnetwork/drivers/bridge), and below.
+TABLES = ("docker-bridges", "testbed")
+
 #: The mark of packets that the engine's own nftables rules accept into its bridges.
 MARK = "0x1000/0x1000"
 

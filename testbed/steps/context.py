@@ -68,6 +68,8 @@ class Context:
     store: Store
     nodes: dict[str, Node] = field(default_factory=dict)
     containers: dict[str, ContainerState] = field(default_factory=dict)
+    #: Nodes that this run has begun to create on machines that exist already.
+    begun: set[str] = field(default_factory=set)
     done_ahead: dict[str, str] = field(default_factory=dict)
     #: Containers that this run started, with their start times (time.monotonic).
     started: dict[str, float] = field(default_factory=dict)

@@ -569,6 +569,11 @@ class Topology(Block):
         """True if the file itself names machines that exist already, by its provider."""
         return self.foreign is None and bool(self.attached)
 
+    @property
+    def installs(self) -> Mapping[str, str]:
+        """The nodes on whose existing machines roles are installed, each with its folder there."""
+        return registry.PROVIDERS[self.provider].installs(self) if self.existing else {}
+
     def provider_of(self, node: str) -> str:
         """Return the provider of a node: its own, or the topology's default."""
         return self.nodes[node].provider or self.provider

@@ -105,7 +105,7 @@ def test_a_record_has_all_of_it() -> None:
 @pytest.mark.parametrize(
     ("line", "hint"),
     [
-        ("  web1: {ssh: {install: true}}", "own tool"),
+        ("  web1: {ssh: {install: perhaps}}", ""),
         ("  web1: {ssh: {password: x}}", "agent"),
         ("  web1: {ssh: {address: -oProxyCommand=reboot}}", "user"),
         ("  web1: {ssh: {user: '-x'}}", "spaces"),

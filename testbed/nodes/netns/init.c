@@ -33,6 +33,8 @@
  *   bind PATH          a file or folder of the machine that the node can change, put below /run/testbed/bind by its
  *                      number; "bind-ro" is the same, read-only
  *   tied PID           the caller, whose number that is: the node ends with it
+ *   data DIR           a folder of the machine that is the node's /var/lib, instead of one in memory
+ *   network machine    the node has the machine's own network, and sets none up
  *
  * A request is one SOCK_SEQPACKET message of NUL-ended fields, with files
  * passed along (SCM_RIGHTS); the answers are messages of one line:
@@ -626,8 +628,15 @@ static int enter_image(int argc, char **argv) {
     return 1;
 }
 
+static const char *option(int argc, char **argv, const char *name) {
+    for (int i = 6; i + 1 < argc; i += 2)
+        if (!strcmp(argv[i], name)) return argv[i + 1];
+    return NULL;
+}
+
 static void set_up(int argc, char **argv) {
-    int given[16], count = 0;
+    int given[16], count = 0, data = -1;
+    const char *kept = option(argc, argv, "data");
     const char *exposed[16];
     char path[PATH_MAX], lower[PATH_MAX], etc[PATH_MAX + 128];
     leave_chroot();
@@ -640,6 +649,7 @@ static void set_up(int argc, char **argv) {
         if (given[count] < 0) die("open_tree %s", argv[i + 1]);
         exposed[count++] = argv[i + 1];
     }
+    if (kept && (data = syscall(NR_OPEN_TREE, AT_FDCWD, kept, TREE_CLONE | O_CLOEXEC)) < 0) die("open_tree %s", kept);
     int image = enter_image(argc, argv);
     int packages[DATABASES];
     for (size_t i = 0; i < DATABASES && !image; i++)
@@ -666,7 +676,8 @@ static void set_up(int argc, char **argv) {
         write_text("/run/testbed/etc/upper/profile", profile);
         write_text("/run/testbed/etc/upper/bash.bashrc", bashrc);
         write_text("/run/testbed/etc/upper/environment", "");
-        private_tmpfs("/var/lib", "mode=755");
+        if (!kept) private_tmpfs("/var/lib", "mode=755");
+        else if (syscall(NR_MOVE_MOUNT, data, "", AT_FDCWD, "/var/lib", MOVE_F_EMPTY_PATH)) die("move_mount %s", kept);
         show_databases(packages);
         private_tmpfs("/var/log", "mode=755");
     }
@@ -697,7 +708,7 @@ static void set_up(int argc, char **argv) {
      * Private before, so that nobody outside of the node is among those others. */
     do_mount("none", "/", NULL, MS_REC | MS_SHARED, NULL);
     if (sethostname(argv[3], strlen(argv[3]))) die("sethostname");
-    loopback_up();
+    if (!option(argc, argv, "network")) loopback_up();
     refuse_calls();
 }
 
@@ -1368,8 +1379,8 @@ int main(int argc, char **argv) {
         if (maker_fd < 0 || getppid() != atoi(argv[i + 1])) die("tied to %s", argv[i + 1]);
     }
     if (pipe2(report, O_CLOEXEC)) die("pipe");
-    if (unshare(CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWNET | CLONE_NEWPID | CLONE_NEWCGROUP))
-        die("unshare");
+    int network = option(argc, argv, "network") ? 0 : CLONE_NEWNET;
+    if (unshare(CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | network | CLONE_NEWPID | CLONE_NEWCGROUP)) die("unshare");
     pid_t pid = fork();
     if (pid < 0) die("fork");
     if (pid == 0) {

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from testbed import owner
-from testbed.errors import LabError
+from testbed.errors import LabError, NodeNotRunning
 from testbed.process import Duplex
 
 if TYPE_CHECKING:
@@ -36,8 +36,9 @@ OPTIONS = (
 )  # fmt: skip
 READY = re.compile(rb"^testbed-ready (\S+)\r?$", re.MULTILINE)
 #: Exit statuses of the scripts below.
-NO_SUDO, ASKS, NO_PLACE, NO_SPACE, NO_LINUX = 91, 92, 93, 94, 95
+NO_SUDO, ASKS, NO_PLACE, NO_SPACE, NO_LINUX, NO_NODE = 91, 92, 93, 94, 95, 96
 RECEIVED = b"testbed-received\n"
+INIT = "testbed-init"  #: pid 1 of a node that is installed, in its folder on the machine
 #: The agent runs as root.  Login shells differ: a script has no single quote, backslash, newline.
 AS_ROOT = (
     'if test $(id -u) = 0; then exec sh -c "$0"; fi; '
@@ -48,7 +49,7 @@ AS_ROOT = (
 #: The first folder in which a program may run holds it; as an open file it needs no name.
 #: The last `exit` keeps this shell, whose file the agent is started from.
 RECEIVE = (
-    f"test -e /proc/$$/fd || exit {NO_LINUX}; "
+    f"test -e /proc/$$/fd || exit {NO_LINUX}; {{find}}"
     "for d in /dev/shm /run /tmp /var/tmp /root; do "
     'f=$(mktemp "$d/.testbed-XXXXXX" 2> /dev/null) || continue; '
     'chmod 700 "$f"; if test -x "$f"; then exec 8> "$f" 9< "$f"; fi; rm -f "$f"; '
@@ -56,7 +57,13 @@ RECEIVE = (
     "echo; echo testbed-ready $(uname -m); head -c {size} >&8; exec 8>&-; "
     "test $(wc -c < /proc/$$/fd/9) = {size} || "
     f"exit {NO_SPACE}; echo {RECEIVED.decode().strip()}; "
-    "(exec 9<&-; exec /proc/$$/fd/9); exit $?"
+    "(exec 9<&-; exec /proc/$$/fd/9 $n); exit $?"
+)
+#: Finds pid 1 of a node that is installed, by the program that it runs: the number alone may be
+#: another process's by now.
+INSIDE = (
+    "n=$(cat {folder}/pid 2> /dev/null); "
+    f"test $(readlink /proc/$n/exe) = {{folder}}/{INIT} 2> /dev/null || exit {NO_NODE}; "
 )
 
 
@@ -92,13 +99,16 @@ def as_caller() -> list[str]:
     return [*change, "env", f"HOME={owner.login_home()}"]
 
 
-def connect(node: str, argv: list[str], agent: Path) -> Duplex:
+def connect(node: str, argv: list[str], agent: Path, inside: str = "") -> Duplex:
     """Log in to a machine and start the agent there; return the stream to it.
 
-    ``argv`` is from :func:`arguments`.  Raises LabError with the reason, CommandError without ssh.
+    ``argv`` is from :func:`arguments`. ``inside`` is the folder on the machine of a node that is
+    installed, which the agent then enters. Raises LabError with the reason, NodeNotRunning without
+    that node, CommandError without ssh.
     """
     data = agent.read_bytes()
-    command = shlex.join(["sh", "-c", AS_ROOT, RECEIVE.format(size=len(data))])
+    find = INSIDE.format(folder=inside) if inside else "n=; "
+    command = shlex.join(["sh", "-c", AS_ROOT, RECEIVE.format(size=len(data), find=find)])
     *before, address = argv
     options = [word for one in OPTIONS for word in ("-o", one)]
     stream = Duplex([*as_caller(), *before, *options, "--", address, f"exec {command}"])
@@ -184,6 +194,12 @@ def _reason(node: str, argv: list[str], errors: str, status: int | None, said: b
             "give `user` and `key`, or add the key to the agent (ssh-add); to see more: "
             f"{by_hand} -v",
         )  # fmt: skip
+    if status == NO_NODE:
+        return NodeNotRunning(
+            f"node {node} does not run on {argv[-1]}",
+            name=node,
+            hint="`testbed up -l LAB` installs and starts it",
+        )
     if status == NO_SUDO:
         what, hint = "the user is not root, and the machine has no sudo", "log in as root"
     elif status == ASKS:

@@ -1,19 +1,19 @@
 """The provider ``ssh``: machines that exist already.
 
-``up`` connects to them and looks, ``down`` forgets them.  Nothing is created, and nothing stays on
-a machine: the agent ends with its connection, and its file has no name.
+``up`` connects to them and looks, ``down`` forgets them.  Nothing stays on a machine: the agent
+ends with its connection, and its file has no name.  Where the file says ``install``, ``up`` starts
+a node with the roles on the machine, and ``down`` removes it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from testbed.nodes.attachable import AttachedProvider
-from testbed.nodes.existing import Machines
-from testbed.nodes.openssh import client
-from testbed.nodes.openssh.node import OpenSshNode
-from testbed.nodes.openssh.section import PROVIDER, WayToAll, WayToNode, way_to
+from testbed.nodes.openssh.installation import folder_of
+from testbed.nodes.openssh.machines import SshMachines
+from testbed.nodes.openssh.section import PROVIDER, WayToAll, WayToNode, way_of
 from testbed.requirement import program
 
 if TYPE_CHECKING:
@@ -48,20 +48,16 @@ class SshProvider(AttachedProvider):
 
         return inventories.read(path, text)
 
-    def of_machines(self, topology: Topology) -> Provider:
-        def reach(name: str, daemons: Sequence[str]) -> OpenSshNode:
-            sections = topology.nodes[name].sections
-            way = way_to(name, sections.get(PROVIDER), topology.sections.get(PROVIDER))
-            return OpenSshNode(
-                name,
-                client.arguments(way, topology.folder),
-                lab=topology.name,
-                agent=lambda: self._setup.store.binary("testbed-agent"),
-                services=daemons,
-                folder=self._setup.state / "sockets",
-            )
+    @classmethod
+    def installs(cls, topology: Topology) -> Mapping[str, str]:
+        return {
+            name: folder_of(topology.name)
+            for name, node in topology.nodes.items()
+            if node.roles and way_of(topology, name).install
+        }
 
-        return Machines(PROVIDER, topology, reach)
+    def of_machines(self, topology: Topology) -> Provider:
+        return SshMachines(self._setup, topology, self.installs(topology))
 
     def nodes(self, lab: str) -> dict[str, Node]:
         del lab

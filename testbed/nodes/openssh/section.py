@@ -1,16 +1,17 @@
-"""Keys of a topology file: how ssh reaches the machines."""
+"""Keys of a topology file: how ssh reaches the machines, and whether roles are installed there."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from testbed import owner
 from testbed.topology.declare import Block, Section, key
-from testbed.topology.shapes import FilePath, Integer, Pattern
+from testbed.topology.shapes import FilePath, Flag, Integer, Pattern
 
 if TYPE_CHECKING:
+    from testbed.topology.model import Topology
     from testbed.topology.read import Reader
     from testbed.topology.tree import Tree
 
@@ -18,7 +19,6 @@ PROVIDER = "ssh"
 #: A word that begins with a hyphen would be an option of ssh.
 WORD = r"[^-\s][^\s]*"
 PORTS = range(1, 65536)
-INSTALL = "install the software by your own tool: testbed only looks at machines that exist already"
 
 
 class UsersPath(FilePath):
@@ -36,7 +36,6 @@ class Way(Block):
         "host": "write address",
         "hostname": "write address",
         "identity": "write key",
-        "install": INSTALL,
         "password": "testbed asks nothing: use a key, or an agent",
         "proxy": "write jump, or ProxyCommand in a file of `config`",
     }
@@ -65,6 +64,20 @@ class Way(Block):
     config: str = key(
         UsersPath(), "File for ssh -F (ssh_config(5)). Default: the user's own.", default=""
     )
+    install: bool | None = key(
+        Flag(),
+        "Install the roles of the machine's node, and remove them at `down`. Default: false, the "
+        "roles are only looked at.",
+        default=None,
+        shown=False,
+    )
+
+    def to_dict(self) -> dict[str, Any]:
+        # A node may say false where all the others say true.
+        return Block.to_dict(self) | ({} if self.install is None else {"install": self.install})
+
+    def fixed(self) -> dict[str, Any]:
+        return {}  # how a machine is reached is not part of its node
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +101,17 @@ class WayToAll(Way, Section):
     implied: ClassVar[bool] = False
     about: ClassVar[str] = "How ssh reaches the machines; the same keys of a node precede."
 
+    def digest(self, topology: Topology, node: str) -> Mapping[str, Any]:
+        del topology, node
+        return {}  # as in fixed()
 
-def way_to(node: str, own: Block | None, common: Section | None) -> WayToNode:
+
+def way_of(topology: Topology, node: str) -> WayToNode:
     """Return how ssh reaches a node, with the values for all nodes filled in."""
     values: dict[str, object] = {"address": node}
-    for part in (common, own):
+    own = topology.nodes[node].sections.get(PROVIDER)
+    for part in (topology.sections.get(PROVIDER), own):
         if part is not None:
             given = {field.name: getattr(part, field.name) for field in fields(part)}  # type: ignore[arg-type]  # a Block is a dataclass
-            values |= {name: value for name, value in given.items() if value}
+            values |= {name: value for name, value in given.items() if value not in ("", None)}
     return WayToNode(**values)  # type: ignore[arg-type]  # of the same fields

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
@@ -11,6 +12,7 @@ from testbed.artifacts.engines import BUILT
 from testbed.errors import UsageError
 from testbed.limits import Takes
 from testbed.nodes.engine import CONTAINERD, SERVICE, words_of
+from testbed.nodes.footprint import Footprint
 from testbed.requirement import Feature, program
 from testbed.roles import firewall
 from testbed.roles.base import Again, Offer, OwnLink, Role, not_built
@@ -51,6 +53,20 @@ if TYPE_CHECKING:
 
 BRIDGE = "docker0"
 SWARM_BRIDGE = "docker_gwbridge"  # from overlay networks to the node
+#: Names that dockerd gives the bridge of a network, the parent of a macvlan or ipvlan network
+#: without a link, and the outer ends of containers' links (moby, libnetwork/drivers).
+BRIDGE_OF_NETWORK, PARENT_OF_NETWORK, END = "br-[0-9a-f]{12}", "dm-[0-9a-f]{12}", "veth[0-9a-f]{7}"
+#: The rule by which a container reaches its own published port.
+HAIRPIN = r"^-A POSTROUTING -s (\S+) -d \1 .*-j MASQUERADE$"
+#: Settings of the network that dockerd may change (moby, libnetwork).
+SYSCTLS = (
+    "net.ipv4.ip_forward",
+    "net.ipv6.conf.all.forwarding",
+    "net.ipv6.conf.default.forwarding",
+    "net.bridge.bridge-nf-call-iptables",
+    "net.bridge.bridge-nf-call-ip6tables",
+)
+MODULES = ("overlay", "bridge", "br_netfilter", "veth")
 #: Programs for users of a node and their tools.
 COMMANDS = (
     "docker", "dockerd", "docker-proxy", "docker-init",
@@ -290,6 +306,24 @@ class Docker(Role):
         yield OwnLink(BRIDGE, "Docker's bridge", bip and bip.ip)
         if DockerSection.of(topology).swarm:
             yield OwnLink(SWARM_BRIDGE, "the swarm's bridge")
+
+    def footprint(self, topology: Topology, node: str) -> Footprint:
+        from testbed.roles.docker.networks import BRIDGE_NAME, on_node
+
+        named = (one.driver_opts.get(BRIDGE_NAME) for one in on_node(topology, node))
+        bridges = (BRIDGE, SWARM_BRIDGE, BRIDGE_OF_NETWORK, *(re.escape(n) for n in named if n))
+        published = [one for c in topology.containers_on(node) for p in c.publish for one in p.each]
+        return Footprint(
+            daemons=(SERVICE,),
+            ports=tuple(f"{one.protocol}/{one.host_port}" for one in published if one.host_port),
+            links=(*bridges, PARENT_OF_NETWORK),
+            ends=(END,),
+            chains=("DOCKER", "DOCKER-.*"),
+            rules=(rf"-[io] ({'|'.join(bridges)})\b", r"-j DOCKER\b", HAIRPIN),
+            tables=firewall.TABLES,
+            sysctls=SYSCTLS,
+            modules=MODULES,
+        )
 
     def parts(self, topology: Topology, node: str) -> tuple[str, ...]:
         from testbed.nodes.engine import parts_of

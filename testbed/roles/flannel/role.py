@@ -7,6 +7,7 @@ from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from testbed.limits import Takes
+from testbed.nodes.footprint import Footprint
 from testbed.requirement import Feature
 from testbed.roles.base import Offer, OwnLink, Role
 from testbed.roles.flannel.checks import FlannelChecks
@@ -36,7 +37,8 @@ def service_of(network: str) -> str:
     return f"{SERVICE}-{network}" if network else SERVICE
 
 
-#: Kernel features that a backend needs, by their names in :mod:`testbed.kernel`.
+#: Kernel features that a backend needs, by their names in :mod:`testbed.kernel`, which are also
+#: those of the kernel's modules.
 BACKEND_KERNEL: Mapping[str, tuple[str, ...]] = {"vxlan": ("vxlan",), "udp": ("tun",)}
 NAT6 = "ip6tables nat"
 FAMILIES = "IPv4, IPv6"  #: the fact ``families`` of a lab with both
@@ -228,6 +230,23 @@ class Flannel(Role):
         del node
         networks = (FlannelSection.of(topology), *FlannelSection.of(topology).further().values())
         return SYSCTLS6 if any(one.ipv6 for one in networks) else {}
+
+    def footprint(self, topology: Topology, node: str) -> Footprint:
+        main = FlannelSection.of(topology)
+        networks = [main, *main.further().values()]
+        sixes = [one.ipv6.network for one in networks if one.ipv6]
+        modules = (name for one in networks for name in BACKEND_KERNEL.get(one.backend, ()))
+        usual = Footprint(
+            daemons=(SERVICE,),
+            ports=tuple(f"udp/{one.port}" for one in networks if one.port is not None),
+            chains=("FLANNEL-.*",),
+            rules=("FLANNEL-", "flanneld"),
+            # With host-gw and direct routing they pass links that are not flannel's.
+            routes=tuple(str(one) for one in (*(one.network for one in networks), *sixes)),
+            sysctls=("net.ipv4.ip_forward",),
+            modules=("br_netfilter", *modules),
+        )
+        return Footprint.of_all((super().footprint(topology, node), usual))
 
     def takes(self, topology: Topology, node: str) -> Takes:
         del node

@@ -25,7 +25,12 @@ class Existing(Look):
     def rules(self) -> tuple[abc.Callable[[], None], ...]:
         if not registry.existing([self.t.provider]):
             return (self.providers_are_the_labs,)
-        return (self.providers_are_the_labs, self.nothing_is_changed, self.roles_can_be_looked_at)
+        return (
+            self.providers_are_the_labs,
+            self.nothing_is_changed,
+            self.roles_can_be_looked_at,
+            self.meshes_are_installed_as_a_whole,
+        )
 
     def providers_are_the_labs(self) -> None:
         for name, node in self.t.nodes.items():
@@ -54,3 +59,16 @@ class Existing(Look):
                     wanted = "a role that can be looked at on a machine that exists already"
                     hint = f"such roles: {', '.join(able)}; leave this one out"
                     self.add(self.role(node, name), wanted, quote(name), hint)
+
+    def meshes_are_installed_as_a_whole(self) -> None:
+        """Report nodes that communicate of which only some have their roles installed."""
+        installs = self.t.installs
+        for role, section in self.t.sections.items():
+            for _, members in section.meshes(self.t):
+                mine = [node.name for node in members if node.name in installs]
+                other = next((node for node in members if node.name not in installs), None)
+                if mine and other is not None:
+                    wanted = f"`install` for all nodes of {role}, or for none"
+                    seen = f"it for {', '.join(mine)}, and not for {other.name}"
+                    hint = "their daemons belong together: those that are there are not changed"
+                    self.add(self.key("nodes", other.name), wanted, seen, hint)
