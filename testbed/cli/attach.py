@@ -20,10 +20,11 @@ OPTION = "of_"  #: beginning of the parameters of the options that providers bri
 
 
 class _Attach(click.Command):
-    """The command with an option for each provider that can attach to labs."""
+    """The command with the options that providers bring: of labs, and of lists of machines."""
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         from testbed.labs.attach import attachables
+        from testbed.registry import PROVIDERS
 
         brought: list[click.Parameter] = [
             click.Option(
@@ -34,6 +35,12 @@ class _Attach(click.Command):
             )
             for name, kind in attachables().items()
         ]
+        of_lists = {
+            option.name: option
+            for kind in PROVIDERS.usable().values()
+            for option in kind.list_options
+        }
+        brought += map(common.provider_option, of_lists.values())
         return [*brought, *super().get_params(ctx)]
 
 
@@ -68,10 +75,11 @@ def command(
 ) -> None:
     """Use a lab or machines that exist already, with `status`, `verify` and your own tests.
 
-    SOURCE is a file that lists machines: an inventory of Ansible, an ssh_config, or
-    the output of `vagrant ssh-config` or `docker context ls`; - is standard input.
-    The machines are looked at over ssh, and their topology is written to standard
-    output, or to the FILE of -o. Edit it, and use it with `testbed up FILE`.
+    SOURCE is a file that lists machines: an inventory of Ansible, an ssh_config, the
+    output of `vagrant ssh-config` or `docker context ls`, or a kubeconfig, for the
+    nodes of its cluster; - is standard input. The machines are looked at, and their
+    topology is written to standard output, or to the FILE of -o. Edit it, and use it
+    with `testbed up FILE`.
 
     With an option that names a lab of another tool, that lab is attached, and stays
     as it is: `up`, `fault` and other commands that would change it refuse it, and
@@ -89,9 +97,10 @@ def command(
             files.check(output)
         _survey(source, output, name, as_json=as_json)
         return
-    if output is not None or force:
-        option = "--force" if output is None else "--output"
-        raise UsageError(f"{option} needs a SOURCE", hint="name a file that lists machines")
+    for_source = [f"--{name}" for name in common.chosen_for_providers()]
+    for_source += ["--output"] if output is not None else ["--force"] if force else []
+    if for_source:
+        raise UsageError(f"{for_source[0]} needs a SOURCE", hint="name a file that lists machines")
     from testbed.labs.attach import attach
 
     wanted = [(key.removeprefix(OPTION), lab) for key, lab in given.items() if lab is not None]
@@ -128,7 +137,7 @@ def _survey(source: str, output: Path | None, name: str | None, *, as_json: bool
     from testbed.labs.survey import lines, survey
     from testbed.topology.variables import escaped
 
-    found = survey(common.make_settings(), source, name)
+    found = survey(common.make_settings(), source, name, common.chosen_for_providers())
     if as_json:
         common.print_json({"topology": found.plain, "machines": {
             name: {"error": one.error, "words": one.words} for name, one in found.found.items()

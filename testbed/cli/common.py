@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from testbed.claims.catalogue import Catalogue
     from testbed.labs.lab import Lab, Settings
     from testbed.labs.live import LiveContainer, LiveLab
-    from testbed.nodes.base import Node, UpOption
+    from testbed.nodes.base import Node, ProviderOption
     from testbed.progress import Log
     from testbed.steps.context import Context
     from testbed.topology.model import Topology
@@ -348,24 +348,26 @@ class VariantCommand(click.Command):
             for option in kind.options
         ]
         if self.of_providers:
-            self._of_roles += [
-                click.Option(
-                    [f"--{name}"],
-                    metavar=option.metavar,
-                    help=option.help,
-                    expose_value=False,
-                    callback=_for_provider,
-                )
-                for name, option in _provider_options().items()
-            ]
+            self._of_roles += map(provider_option, _provider_options().values())
         own = [param.name for param in self.params].index(FIRST)
         self.params[own:own] = self._of_roles
 
 
-def _provider_options() -> dict[str, UpOption]:
+def _provider_options() -> dict[str, ProviderOption]:
     """Return the options of all providers, by name."""
     makers = PROVIDERS.usable().values()
     return {option.name: option for maker in makers for option in maker.options}
+
+
+def provider_option(option: ProviderOption) -> click.Option:
+    """Return an option of a provider; :func:`chosen_for_providers` has its value."""
+    return click.Option(
+        [f"--{option.name}"],
+        metavar=option.metavar,
+        help=option.help,
+        expose_value=False,
+        callback=_for_provider,
+    )
 
 
 CHOSEN = "testbed.chosen"  #: key of the values of providers' options in the metadata of a context

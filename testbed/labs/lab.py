@@ -190,7 +190,9 @@ class Lab:
         state = self.settings.state
         with state.lock(self.name, f"up {self.name}", waiting=waits(asked.watch)):
             record = state.read(self.name)
-            if self.name in labs(self.settings) and not (record and record.attached):
+            # What an interrupted `up` of these machines has left is no other lab.
+            others = labs(self.settings, but=topology.provider)
+            if self.name in others and not (record and record.attached):
                 raise self._is_another(record, topology, replaceable=False)
             same = record is None or (
                 origin.is_same(record.source, topology.file)
@@ -213,6 +215,7 @@ class Lab:
                     # Written first, so that `down` finds what an interrupted run has installed.
                     state.write(_record(topology, asked, [], {}))
                 try:
+                    provider.prepare(self.name, ())
                     done = running.carry_out(
                         asked.plan,
                         context,
@@ -245,6 +248,7 @@ class Lab:
             return
         self._undo(context)  # if that fails, the record stays for `down`
         if before is None:
+            self._disconnect()
             state.remove(self.name)
         elif context.topology.installs:
             state.write(before)
@@ -268,6 +272,11 @@ class Lab:
         if gone:
             self.settings.makers(before).destroy(self.name, gone)
         return bool(gone)
+
+    def _disconnect(self) -> None:
+        """Remove what providers have added to reach machines that exist already."""
+        for provider in self.settings.providers.values():
+            provider.disconnect(self.name)
 
     def _is_another(
         self, record: Record | None, topology: Topology, *, replaceable: bool = True
@@ -504,6 +513,7 @@ class Lab:
         there = self.name in self.settings.state.labs()
         if self.attached:  # its name may be that of a lab of another state folder
             self._remove_installed()
+            self._disconnect()
             self.settings.state.remove(self.name)
             return there
         removed, silent = False, None
@@ -689,14 +699,16 @@ def versions_of(store: Store, topology: Topology) -> dict[str, str]:
     return found | store.versions_of((), images=topology.images)
 
 
-def labs(settings: Settings) -> list[str]:
-    """Return every lab that has a record or a running node.
+def labs(settings: Settings, *, but: str = "") -> list[str]:
+    """Return every lab that has a record or a running node, of a provider that is not ``but``.
 
     Labs of a provider whose place does not answer are missing (:attr:`Settings.silent`).
     """
     names = set(settings.state.labs())
     settings.silent.clear()
     for name, provider in settings.providers.items():
+        if name == but:
+            continue
         try:
             names |= set(provider.labs())
         except Interrupted:

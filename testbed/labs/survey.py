@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import re
+import secrets
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from ipaddress import IPv4Interface, IPv4Network
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from testbed.labs.lab import Settings
     from testbed.nodes.attachable import Listed
     from testbed.nodes.base import Node
+    from testbed.topology.model import Topology
 
 TOGETHER = 16  # machines looked at at once
 #: Prints the name of each process in the machine's own pid namespace, where no container's are.
@@ -59,33 +61,61 @@ class Survey:
     left: Mapping[str, str]
 
 
-def survey(settings: Settings, source: str, name: str | None) -> Survey:
+def survey(
+    settings: Settings, source: str, name: str | None, chosen: Mapping[str, str] | None = None
+) -> Survey:
     """Look at the machines that a file lists, and return a topology of them.
 
     ``source`` is a path, or - for standard input; ``name`` is that of the lab, by default the
-    file's. Nothing is recorded. Raises UsageError.
+    file's. ``chosen`` has options of the provider that reads the file, by their names. Nothing is
+    recorded. Raises UsageError, MachineError, LabError.
     """
     path, text = _read(source)
-    provider, listed = _listed(source, path, text)
+    provider, listed = _listed(source, path, text, chosen or {})
     if not listed.machines:
         raise UsageError(
             f"{source} lists no machine that can be reached",
             hint="; ".join(f"{one}: {why}" for one, why in listed.left.items()) or None,
         )
-    lab = _label(name or (Path(path).stem if path else "machines"), keys.LAB_MAX)
+    lab = _label(name or listed.name or (Path(path).stem if path else "machines"), keys.LAB_MAX)
     names = _names(listed.machines)
-    nodes = {}
-    for node, theirs in names.items():
-        own = {k: v for k, v in listed.machines[theirs].items() if (k, v) != ("address", node)}
-        nodes[node] = {provider: own} if own else {}
     plain: dict[str, Any] = {"name": lab, "provider": provider}
     plain |= {provider: dict(listed.shared)} if listed.shared else {}
-    plain["nodes"] = nodes
-    machines = settings.makers(load_data(plain, source)).nodes(lab)
-    with ThreadPoolExecutor(at_once(min(TOGETHER, len(nodes)), files=FILES_PER_NODE)) as pool:
-        found = dict(zip(machines, pool.map(_look, machines.values()), strict=True))
+    plain["nodes"] = {
+        node: _keys(provider, node, theirs, listed.machines[theirs])
+        for node, theirs in names.items()
+    }
+    said = {node: listed.words.get(theirs, ()) for node, theirs in names.items()}
+    found = _looked(settings, provider, load_data({**plain, "name": _new_name()}, source), said)
     plain = _with_networks(plain, found)
     return Survey(listed.what, _with_roles(plain, found), found, listed.left)
+
+
+def _keys(provider: str, node: str, theirs: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys of a node, whose machine has the name ``theirs`` for the other tool."""
+    own = {key: value for key, value in given.items() if (key, value) != ("address", node)}
+    keys_of = {provider: own} if own else {}
+    return keys_of | ({"on": theirs} if PROVIDERS[provider].hosts and theirs != node else {})
+
+
+def _new_name() -> str:
+    """Return a name for the time of the look: a lab of the same machines may be in use."""
+    return f"attach-{secrets.token_hex(3)}"
+
+
+def _looked(
+    settings: Settings, provider: str, topology: Topology, said: Mapping[str, Sequence[str]]
+) -> dict[str, Found]:
+    """Look at all machines of a topology.  ``said`` is what their list says, by node."""
+    machines = settings.makers(topology)
+    try:
+        machines.prepare(topology.name, ())
+        nodes = machines.nodes(topology.name)
+        with ThreadPoolExecutor(at_once(min(TOGETHER, len(nodes)), files=FILES_PER_NODE)) as pool:
+            seen = pool.map(lambda node: _look(node, said[node.name]), nodes.values())
+            return dict(zip(nodes, seen, strict=True))
+    finally:
+        settings.provider(provider).disconnect(topology.name)
 
 
 def _read(source: str) -> tuple[str, str]:
@@ -101,15 +131,19 @@ def _read(source: str) -> tuple[str, str]:
         ) from error
 
 
-def _listed(source: str, path: str, text: str) -> tuple[str, Listed]:
+def _listed(source: str, path: str, text: str, chosen: Mapping[str, str]) -> tuple[str, Listed]:
     for name, kind in PROVIDERS.usable().items():
-        found = kind.listed(path, text)
+        found = kind.listed(path, text, chosen)
         if found is not None:
+            if unused := [*chosen.keys() - {option.name for option in kind.list_options}]:
+                raise UsageError(
+                    f"{source} lists {found.what}", where=f"--{unused[0]}", hint="leave it out"
+                )
             return name, found
     raise UsageError(
         f"{source} is no list of machines",
-        hint="an Ansible inventory, an ssh_config, or the output of `vagrant ssh-config` or "
-        "`docker context ls`",
+        hint="an Ansible inventory, an ssh_config, a kubeconfig, or the output of "
+        "`vagrant ssh-config` or `docker context ls`",
     )
 
 
@@ -136,10 +170,10 @@ def _label(text: str, most: int) -> str:
     return plain[:most].rstrip("-")
 
 
-def _look(node: Node) -> Found:
+def _look(node: Node, said: Iterable[str]) -> Found:
     found = Found()
     try:
-        found.words += system_of(node)
+        found.words += [*system_of(node), *said]
         seen = wiring.look(node.network)
         found.way = next((one.device for one in seen.routes if one.destination == "default"), "")
         found.addresses = [

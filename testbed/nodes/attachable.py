@@ -26,12 +26,16 @@ class Listed:
 
     ``what`` says what they are there, ``machines`` are the provider's keys of each by the tool's
     name of it, ``shared`` its keys for all of them. ``left`` has what was left out, with reasons.
+    ``words`` has what the list says of machines, by the tool's name. ``name`` is the list's own, if
+    it has a better one than its file.
     """
 
     what: str
     machines: Mapping[str, Mapping[str, Any]]
     shared: Mapping[str, Any] = field(default_factory=dict)
     left: Mapping[str, str] = field(default_factory=dict)
+    words: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    name: str = ""
 
 
 class Attachable(ABC):

@@ -596,8 +596,8 @@ class Setup:
 
 
 @dataclass(frozen=True, slots=True)
-class UpOption:
-    """An option of ``testbed up`` for labs with nodes of a provider.
+class ProviderOption:
+    """An option of ``testbed up`` for labs with nodes of a provider, or of ``testbed attach``.
 
     Without it, the environment variable ``variable`` has the value.
     """
@@ -643,7 +643,9 @@ class Provider(ABC):
     #: (:attr:`NodeSpec.host`).
     hosts: ClassVar[bool] = False
     #: Its options of ``testbed up``; :attr:`Setup.chosen` has the values.
-    options: ClassVar[tuple[UpOption, ...]] = ()
+    options: ClassVar[tuple[ProviderOption, ...]] = ()
+    #: Its options of ``testbed attach FILE``, for :meth:`listed`.
+    list_options: ClassVar[tuple[ProviderOption, ...]] = ()
     #: Parts of a node that :meth:`snapshot` saves, in words; empty if there are no snapshots.
     snapshot_parts: tuple[str, ...] = ()
     #: Kernel features required on this machine, by their names in :mod:`testbed.kernel` or in
@@ -736,13 +738,14 @@ class Provider(ABC):
         return None
 
     @classmethod
-    def listed(cls, path: str, text: str) -> Listed | None:
+    def listed(cls, path: str, text: str, chosen: Mapping[str, str]) -> Listed | None:
         """Return the machines that a file of another tool lists, for ``testbed attach FILE``.
 
-        ``path`` is absolute, or empty for standard input. None for a file of another kind. Only
-        for providers with :attr:`existing`. Raises UsageError.
+        ``path`` is absolute, or empty for standard input. ``chosen`` has the values of
+        :attr:`list_options` on the command line, by their names. None for a file of another kind.
+        Only for providers with :attr:`existing`. Raises UsageError, MachineError, LabError.
         """
-        del path, text
+        del path, text, chosen
         return None
 
     def of_machines(self, topology: Topology) -> Provider:
@@ -776,8 +779,18 @@ class Provider(ABC):
 
         Called before anything of the lab is created, and may be interrupted: slow work belongs
         here, not in :meth:`create`.  Raises an error for nodes that this machine cannot run.
+        Machines that exist already need no ``specs``: it is called before the first look at them,
+        and raises what keeps all of them from being reached.
         """
         del lab, specs
+
+    def disconnect(self, lab: str) -> None:
+        """Remove what this provider has added to reach machines that exist already.
+
+        Called by ``down`` for each lab of such machines, and after the look of ``attach FILE``. A
+        lab of other machines has nothing here.
+        """
+        del lab
 
     @abstractmethod
     def create_fabric(self, lab: str, topology: Topology) -> None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Network
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
+from testbed import owner
 from testbed.faults.model import KINDS, Fault, Kind, Unreadable, parse
 from testbed.topology import keys, reserved, tree
 from testbed.topology.tree import nearest, quote
@@ -435,6 +436,13 @@ class FilePath(Shape[str]):
 
     def read(self, read: Reader, at: Tree | None) -> str | None:
         return read.path(at)
+
+
+class UsersPath(FilePath):
+    """A path of the user who called sudo, or of this user; that user's home folder is ~."""
+
+    def read(self, read: Reader, at: Tree | None) -> str | None:
+        return read.path(at, expand=owner.expanded)
 
 
 @dataclass(eq=False, repr=False)

@@ -19,6 +19,7 @@ ATTRIBUTES = {"docker", "flannel", "kubernetes", "etcd"}
 ROOMS = {
     "roles": "the rooms of the roles",
     "nodes/containerlab": "the room of a provider",
+    "nodes/kubectl_debug": "the room of a provider",
     "nodes/kubernetes": "the room of a provider",
     "nodes/netns": "the room of a provider",
     "nodes/openssh": "the room of a provider",

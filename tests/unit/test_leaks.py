@@ -22,7 +22,7 @@ from testbed.errors import LabError
 from testbed.labs.state import Record, State
 from testbed.leftover import AGE, Judge, Leftover
 from testbed.nodes.kubernetes import left as in_clusters
-from testbed.nodes.kubernetes import provider as of_pods
+from testbed.nodes.kubernetes import remembered as of_pods
 from testbed.nodes.netns import cgroups, find, leftovers
 from testbed.testing.provider import spec
 

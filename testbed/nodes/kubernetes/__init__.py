@@ -1,6 +1,6 @@
 """Nodes that are Pods of an existing Kubernetes cluster."""
 
-from testbed.nodes.base import UpOption
+from testbed.nodes.base import ProviderOption
 
 #: Labels of all that belongs to a lab, and of the Pods that are its nodes.
 LAB, NODE, OWNER, VERSION = "testbed.lab", "testbed.node", "testbed.owner", "testbed.version"
@@ -11,14 +11,14 @@ IDLE = "testbed.keep-alive"  #: the seconds without a change after which the lab
 #: Environment variable with the name of a context; empty for the current one.
 CONTEXT = "TESTBED_KUBE_CONTEXT"
 #: Options of ``up``.
-IMAGE = UpOption(
+IMAGE = ProviderOption(
     "image",
     "TESTBED_KUBE_IMAGE",
     "NAME",
     "Image of the Pods of a new lab on a Kubernetes cluster: see `testbed image push`. Default: "
     "testbed/node:1.",
 )
-KEEP_ALIVE = UpOption(
+KEEP_ALIVE = ProviderOption(
     "keep-alive",
     "TESTBED_KUBE_KEEP_ALIVE",
     "TIME",

@@ -116,10 +116,7 @@ class KubernetesProvider(Provider):
 
     @classmethod
     def leftovers(cls, judge: Judge) -> Iterable[Leftover]:
-        for lab, place in Remembered(judge.own):
-            if not judge.fate(lab, judge.own):
-                about = f"of lab {lab}, in {place.context or 'a cluster'}"
-                yield judge.whole("Pods", place.namespace, about, lab, judge.own)
+        yield from Remembered(judge.own).leftovers(judge)
         if CONTEXT in os.environ:
             from testbed.nodes.kubernetes import left
 

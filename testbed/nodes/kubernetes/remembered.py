@@ -8,8 +8,12 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from testbed import files, owner
+
+if TYPE_CHECKING:
+    from testbed.leftover import Judge, Leftover
 
 FOLDER = "kubernetes"  #: in the state folder
 
@@ -30,14 +34,14 @@ class Place:
 
 
 class Remembered:
-    """The places of the labs of one state folder.
+    """The places of the labs of one state folder, in a folder there with this name.
 
     What runs is read from the cluster.  Without a file, no cluster is asked, so labs of other
     providers pay nothing for this one.
     """
 
-    def __init__(self, state: Path) -> None:
-        self._folder = state / FOLDER
+    def __init__(self, state: Path, folder: str = FOLDER) -> None:
+        self._folder = state / folder
 
     def labs(self) -> list[str]:
         with contextlib.suppress(OSError):
@@ -72,3 +76,10 @@ class Remembered:
         for lab in self.labs():
             if (place := self.place(lab)) is not None:
                 yield lab, place
+
+    def leftovers(self, judge: Judge) -> Iterator[Leftover]:
+        """Yield what labs without a record have left in clusters."""
+        for lab, place in self:
+            if not judge.fate(lab, judge.own):
+                about = f"of lab {lab}, in {place.context or 'a cluster'}"
+                yield judge.whole("Pods", place.namespace, about, lab, judge.own)

@@ -15,7 +15,7 @@ from testbed.nodes.kubernetes.manifests import Terms
 from testbed.topology import keys
 
 if TYPE_CHECKING:
-    from testbed.nodes.base import UpOption
+    from testbed.nodes.base import ProviderOption
 
 NAMESPACE = "TESTBED_KUBE_NAMESPACE"
 IDLE = "1h"
@@ -68,7 +68,7 @@ def of(
 
 
 def _said(
-    option: UpOption, default: str, chosen: Mapping[str, str], environment: Mapping[str, str]
+    option: ProviderOption, default: str, chosen: Mapping[str, str], environment: Mapping[str, str]
 ) -> tuple[str, str]:
     """Return the value of an option, and the place where it was set."""
     if option.name in chosen:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from testbed.errors import LabError, MachineError, TimeoutExpired, UsageError
 from testbed.nodes.base import NodeSpec
@@ -70,6 +70,11 @@ class Site:
     ``place`` is where they are or will be.  ``idle`` is the time in seconds without use after which
     the janitor removes the lab.
     """
+
+    #: What a user does for another image, for less room, and for limits of Pods, in hints.
+    image_by: ClassVar[str] = "--image"
+    room_by: ClassVar[str] = "use fewer nodes, smaller `cpus` and `memory`"
+    limits_by: ClassVar[str] = "set `cpus` and `memory` of the nodes"
 
     def __init__(self, lab: str, place: Place, cluster: Cluster) -> None:
         self.lab = lab
@@ -138,8 +143,9 @@ class Site:
             ended=ended,
         )
 
-    def _changes(self, seconds: float) -> Iterator[Change | None]:
-        pods = Wanted(self.cluster, "list Pods", f"{self._core}/pods", self._mine)
+    def _changes(self, seconds: float, node: str = "") -> Iterator[Change | None]:
+        chosen = self._mine | ({NODE: node} if node else {})
+        pods = Wanted(self.cluster, "list Pods", f"{self._core}/pods", chosen)
         return changes(pods, seconds)
 
     def janitor(self) -> Janitor | None:
@@ -334,7 +340,8 @@ class Site:
         found, waiting = Found(), set(names)
         listed, no_room_since = False, None
         longest = START + EACH * len(names)
-        for change in self._changes(longest):
+        only = next(iter(names)) if len(names) == 1 else ""
+        for change in self._changes(longest, only):
             due: Collection[str] = {found.take(*change)} & {*names} if change else names
             listed = listed or change is None
             for name in due if listed else ():
@@ -387,7 +394,7 @@ class Site:
             raise LabError(
                 f"{pod.node} cannot start on {pod.worker}: {pod.waits}",
                 hint=f"the cluster must be able to pull {pod.image}: `testbed image push` "
-                "pushes it to your registry, and prints its name for --image",
+                f"pushes it to your registry, and prints its name for {self.image_by}",
             )
 
     def _post(self, what: str, path: str, body: Mapping[str, Any], *, dry: bool = False) -> None:
@@ -413,14 +420,13 @@ class Site:
         if "PodSecurity" in words:
             hint = f"kubectl label namespace {name} {manifests.ENFORCE}={manifests.LEVEL}"
         elif "exceeded quota" in words:
-            hint = "use fewer nodes, smaller `cpus` and `memory`, or ask for a larger quota"
+            hint = f"{self.room_by}, or ask for a larger quota"
         elif LIMITED.search(words):
             hint = (
-                "change `cpus` and `memory` of the node; `kubectl describe limitrange -n "
-                f"{name}` shows what is allowed"
+                f"{self.limits_by}; `kubectl describe limitrange -n {name}` shows what is allowed"
             )
         elif "failed quota" in words:  # the quota counts what the Pod does not state
-            hint = "set `cpus` and `memory` of each node: the namespace has a quota for them"
+            hint = f"{self.limits_by}: the namespace has a quota for them"
         elif error.status == HTTPStatus.FORBIDDEN and self.place.own:
             hint = ELSEWHERE
         elif error.status == HTTPStatus.NOT_FOUND:

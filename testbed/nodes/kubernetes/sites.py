@@ -6,7 +6,7 @@ import contextlib
 import os
 import threading
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from testbed.errors import LabError, MachineError, NoAnswer, TestbedError, UsageError
 from testbed.nodes.kubernetes import CONTEXT
@@ -31,6 +31,9 @@ class Sites:
 
     ``remembered`` has the places of those that were created with this state folder.
     """
+
+    #: What to do about a lab of the same name that another state folder has created, as a hint.
+    taken: ClassVar[str] = f"use another name (--name), or set {CONTEXT} to use that lab here"
 
     def __init__(self, remembered: Remembered) -> None:
         self.remembered = remembered
@@ -115,7 +118,7 @@ class Sites:
             raise UsageError(
                 f"you have a lab {lab} in the namespace {others[lab].namespace} already, created "
                 "with another state folder",
-                hint=f"use another name (--name), or set {CONTEXT} to use that lab here",
+                hint=self.taken,
             )
         own = not given.namespace
         name = given.namespace or f"testbed-{lab}-{manifests.suffix()}"

@@ -43,7 +43,8 @@ class SshProvider(AttachedProvider):
         return [program("ssh", "openssh-client", (PROVIDER,))]
 
     @classmethod
-    def listed(cls, path: str, text: str) -> Listed | None:
+    def listed(cls, path: str, text: str, chosen: Mapping[str, str]) -> Listed | None:
+        del chosen
         from testbed.nodes.openssh import inventories
 
         return inventories.read(path, text)

@@ -6,26 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from testbed import owner
 from testbed.topology.declare import Block, Section, key
-from testbed.topology.shapes import FilePath, Flag, Integer, Pattern
+from testbed.topology.shapes import Flag, Integer, Pattern, UsersPath
 
 if TYPE_CHECKING:
     from testbed.topology.model import Topology
-    from testbed.topology.read import Reader
-    from testbed.topology.tree import Tree
 
 PROVIDER = "ssh"
 #: A word that begins with a hyphen would be an option of ssh.
 WORD = r"[^-\s][^\s]*"
 PORTS = range(1, 65536)
-
-
-class UsersPath(FilePath):
-    """A path of the user as whom ssh runs; that user's home folder is ~."""
-
-    def read(self, read: Reader, at: Tree | None) -> str | None:
-        return read.path(at, expand=owner.expanded)
 
 
 @dataclass(frozen=True, slots=True)

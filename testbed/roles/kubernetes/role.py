@@ -312,8 +312,9 @@ class Kubernetes(Role):
     def noticed(self, machine: Machine, running: AbstractSet[str]) -> str:
         if "kubelet" not in running:
             return ""
-        asked = machine.run(["kubelet", "--version"], check=False)
-        return f"kubelet {asked.stdout.strip().rpartition(' ')[2]}".strip()
+        from testbed.roles.kubernetes import noticed
+
+        return noticed.words(machine)
 
     def services_on(self, topology: Topology, node: str) -> tuple[str, ...]:
         control = _is_control(topology, node)

@@ -1,0 +1,1 @@
+"""Machines that exist already, as the nodes of a Kubernetes cluster: ``kubectl debug node``."""
