@@ -7,7 +7,9 @@ import importlib
 import itertools
 import os
 import signal
+import tomllib
 from collections import defaultdict
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,6 +48,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):  # the process that reports, not one that runs tests
+        _refuse_an_older_installation()
         config.pluginmanager.register(Gathered(), "sabotage trials")
     if worker := os.environ.get("PYTEST_XDIST_WORKER"):
         config.pluginmanager.register(FromBothEnds(worker), "from both ends")
@@ -54,6 +57,19 @@ def pytest_configure(config: pytest.Config) -> None:
     # A shell without job control starts what is to run beside it (`make test &`) with SIGINT
     # ignored, and so would all be that is started here, to see what Ctrl-C does to it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _refuse_an_older_installation() -> None:
+    """Raise UsageError if a provider, role or command is not registered yet."""
+    project = tomllib.loads((HERE.parent / "pyproject.toml").read_text("utf-8"))["project"]
+    wanted = {(g, *one) for g, points in project["entry-points"].items() for one in points.items()}
+    there = {
+        (one.group, one.name, one.value)
+        for one in metadata.distribution(project["name"]).entry_points
+    }
+    if missing := ", ".join(sorted(name for _, name, _ in wanted - there)):
+        why = f"the installed testbed lacks {missing} of pyproject.toml"
+        raise pytest.UsageError(f"{why}: run `make .venv/ready`")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -67,7 +67,8 @@ def things() -> Registry[object]:
 
 
 def test_ours_are_declared_like_those_of_others() -> None:
-    assert list(PROVIDERS) == ["containerlab", "kubernetes", "netns", "qemu", "ssh", "vagrant"]
+    names = ["containerlab", "kubectl-debug", "kubernetes", "netns", "qemu", "ssh", "vagrant"]
+    assert list(PROVIDERS) == names
     assert list(ROLES) == [
         *("bird", "docker", "etcd", "flannel", "frr", "kubernetes", "namespaces"),
     ]
