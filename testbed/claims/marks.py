@@ -24,8 +24,8 @@ QUICK = re.compile(rf"\b{MARK}\b(?:\(\s*(?:\"([^\"\\\n]*)\"|'([^'\\\n]*)'|(.)))?
 class Mark:
     """A mark of a test; ``claim`` is empty if it is not a constant there.
 
-    ``changes`` tells that the test changes the machines of its lab, by a mark of its own or by
-    faults.
+    ``changes`` tells that the test changes the machines of its lab, by a mark of its own or of its
+    module, or by faults.
     """
 
     claim: str
@@ -68,7 +68,13 @@ def marked(folder: Path, word: str = "") -> Iterator[Mark]:
         yield from sorted(_marks(path, tree), key=lambda mark: mark.place.line)
 
 
-def _marks(path: Path, tree: ast.AST) -> Iterator[Mark]:
+def _marks(path: Path, tree: ast.Module) -> Iterator[Mark]:
+    all_change = any(
+        _has_changes(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign)
+        and any(isinstance(one, ast.Name) and one.id == "pytestmark" for one in node.targets)
+    )
     inside: dict[ast.AST, ast.FunctionDef] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef):
@@ -83,12 +89,15 @@ def _marks(path: Path, tree: ast.AST) -> Iterator[Mark]:
         claim = word.value if isinstance(word, ast.Constant) else ""
         test = inside.get(node)
         place = Place(path, test.lineno if test else node.lineno, test.name if test else "")
-        changes = test is not None and _changes(test)
+        changes = all_change or (test is not None and _changes(test))
         yield Mark(claim if isinstance(claim, str) else "", place, changes)
 
 
 def _changes(test: ast.FunctionDef) -> bool:
-    marks = (node for decorator in test.decorator_list for node in ast.walk(decorator))
-    return any(isinstance(node, ast.Attribute) and node.attr == CHANGES for node in marks) or any(
+    return any(map(_has_changes, test.decorator_list)) or any(
         one.arg == FAULT for one in test.args.args
     )
+
+
+def _has_changes(mark: ast.expr) -> bool:
+    return any(isinstance(one, ast.Attribute) and one.attr == CHANGES for one in ast.walk(mark))

@@ -120,6 +120,14 @@ def test_each_reason_that_is_known_without_a_lab(folder: Path) -> None:
     assert "racks in a cellar" in racks["changed"].why
 
 
+def test_the_mark_of_a_module_is_one_of_each_check(folder: Path) -> None:
+    checks = folder / "test_all.py"
+    text = checks.read_text()
+    assert verdicts(load(folder), None, ["racks"])["any-lab"]["racks"].verdict == "confirmed"
+    checks.write_text(text.replace("\n\n", "\n\npytestmark = [pytest.mark.testbed_changes]\n", 1))
+    assert verdicts(load(folder), None, ["racks"])["any-lab"]["racks"].verdict == "skipped"
+
+
 def test_a_catalogue_without_labs_knows_what_its_claims_say(folder: Path) -> None:
     (folder / "catalogue.yaml").write_text("labs: []\n")
     found = verdicts(load(folder), None, ["barn"])
