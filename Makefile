@@ -14,6 +14,8 @@ MERMAID := $(VENV)/mermaid.min.js
 LIBVIRT := /usr/share/vagrant-plugins/plugins.d/vagrant-libvirt.json
 # mypy's cache for all clones. Two processes of mypy at once break it.
 TYPES := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/testbed-mypy
+# The unit tests, half by half: for short tests, pytest-xdist costs more than they do.
+UNIT := unit-1 unit-2
 # Parallel test processes: tests of labs mostly wait, those of machines and clusters do not.
 LIVE := -n 4 --dist loadgroup --no-loadscope-reorder --durations 25
 HEAVY := -n 2 --dist loadgroup --no-loadscope-reorder --durations 15
@@ -30,7 +32,7 @@ LONG = $(if $(TESTBED_LONG),env TESTBED_LONG=1)
 # Build what labs with these roles need; this takes long, once.
 made = for role in $(1); do $(SUDO) $(BIN)/testbed doctor --role $$role --fix --quick || exit; done
 
-.PHONY: help demo demo-k8s test test-all lint unit web live thorough crash soak fuzz mutants mutants-all test-vm test-k8s conformance sabotage bench bench-vm bench-k8s docs docs-serve dist publish \
+.PHONY: help demo demo-k8s test test-all lint unit $(UNIT) web live thorough crash soak fuzz mutants mutants-all test-vm test-k8s conformance sabotage bench bench-vm bench-k8s docs docs-serve dist publish \
   pictures lock \
   setup clean
 
@@ -45,7 +47,7 @@ demo-k8s: setup  ## the same for the claims about Kubernetes; report.html
 	$(SUDO) $(BIN)/testbed verify --all --lab 'k8s-*' --check-machine --html report.html
 
 test: $(VENV)/ready $(MERMAID)  ## all tests without clusters and virtual machines, in ten minutes
-	$(MAKE) --jobs 3 --output-sync=target lint unit web
+	$(MAKE) --jobs 3 --output-sync=target $(UNIT) lint web
 	$(MAKE) live
 
 test-all: export TESTBED_LONG := 1
@@ -58,7 +60,10 @@ lint: $(VENV)/ready  ## style, format, types, layers
 	$(BIN)/lint-imports
 
 unit: $(VENV)/ready  ## tests that need no root
-	$(BIN)/python -m pytest -n 2 tests/unit
+	$(MAKE) --jobs --output-sync=target $(UNIT)
+
+$(UNIT): $(VENV)/ready
+	$(BIN)/python -m pytest --part $(@:unit-%=%)/2 tests/unit
 
 web: $(VENV)/ready $(MERMAID)  ## the HTML report in a real browser
 	command -v chromium > /dev/null && command -v chromedriver > /dev/null || \
