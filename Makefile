@@ -63,7 +63,7 @@ unit: $(VENV)/ready  ## tests that need no root
 	$(MAKE) --jobs --output-sync=target $(UNIT)
 
 $(UNIT): $(VENV)/ready
-	$(BIN)/python -m pytest --part $(@:unit-%=%)/2 tests/unit
+	$(BIN)/python -m pytest --part $(@:unit-%=%)/2 -m "not thorough" tests/unit
 
 web: $(VENV)/ready $(MERMAID)  ## the HTML report in a real browser
 	command -v chromium > /dev/null && command -v chromedriver > /dev/null || \
@@ -75,8 +75,8 @@ live: setup $(TOOLS)/ready  ## tests on real labs (root)
 	$(SUDO) $(LONG) $(PYTEST) $(LIVE) -m "not whole_machine and not thorough" tests/live tests/crash
 	$(SUDO) $(LONG) $(PYTEST) -m whole_machine tests/crash
 
-thorough: setup $(TOOLS)/ready  ## the tests on real labs that `make test` has no time for (root)
-	$(SUDO) $(LONG) $(PYTEST) $(LIVE) -m thorough tests/live tests/crash
+thorough: setup $(TOOLS)/ready  ## the tests that `make test` has no time for (root)
+	$(SUDO) $(LONG) $(PYTEST) $(LIVE) -m thorough tests/unit tests/live tests/crash
 
 crash: setup  ## kill, starve and race testbed at every point: the long form (root)
 	$(SUDO) $(BIN)/testbed doctor --provider containerlab --fix --quick

@@ -348,6 +348,7 @@ def test_containerlab_fills_in_templates(program: Path, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.clab.gotmpl", "containerlab"]
 
 
+@pytest.mark.thorough
 def test_variables_of_a_file_are_given_and_recorded(
     program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -40,6 +40,7 @@ def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build("sdist", tmp_path_factory.mktemp("sdist"))
 
 
+@pytest.mark.thorough
 def test_a_wheel_of_the_sdist_is_the_same(wheel: Path, sdist: Path, tmp_path: Path) -> None:
     with tarfile.open(sdist) as archive:
         archive.extractall(tmp_path / "source", filter="data")
@@ -49,6 +50,7 @@ def test_a_wheel_of_the_sdist_is_the_same(wheel: Path, sdist: Path, tmp_path: Pa
     assert again.read_bytes() == wheel.read_bytes()
 
 
+@pytest.mark.thorough
 def test_the_sdist_has_the_examples_and_the_wheel_has_not(wheel: Path, sdist: Path) -> None:
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
@@ -63,6 +65,7 @@ def test_the_sdist_has_the_examples_and_the_wheel_has_not(wheel: Path, sdist: Pa
         assert not [name for name in archive.namelist() if name.startswith("examples/")]
 
 
+@pytest.mark.thorough
 def test_the_wheel_has_every_file(wheel: Path) -> None:
     wanted = {
         path.relative_to(ROOT).as_posix()
@@ -75,6 +78,7 @@ def test_the_wheel_has_every_file(wheel: Path) -> None:
     assert there == wanted
 
 
+@pytest.mark.thorough
 def test_the_distribution_has_a_name_of_its_own_and_the_command_keeps_its(wheel: Path) -> None:
     (folder,) = {
         name.partition("/")[0]

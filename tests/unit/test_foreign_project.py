@@ -282,6 +282,7 @@ def test_a_mark_of_ours_beside_a_lab_fixture_of_theirs(pytester: pytest.Pytester
     assert "1 passed, 1 skipped" in done.said
 
 
+@pytest.mark.thorough
 @pytest.mark.source
 def test_workers_of_xdist_tell_what_they_have_counted(pytester: pytest.Pytester, run: Run) -> None:
     pytest.importorskip("xdist")

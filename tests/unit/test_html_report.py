@@ -201,6 +201,7 @@ def test_a_long_output_is_cut_and_says_so() -> None:
     assert not html.piece("node# cat", "x" * 100, 100).is_cut
 
 
+@pytest.mark.thorough
 def test_a_large_run_is_kept_small_and_says_what_it_left_out() -> None:
     """As many claims, labs and octets as the catalogue has, and then some."""
     names = [f"claim-{n}" for n in range(205)]

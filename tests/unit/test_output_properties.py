@@ -107,6 +107,7 @@ def drawn(topology: Topology) -> dict[str, Any]:
 MINIMAL: dict[str, Any] = {"name": "a", "nodes": {"a": {}}}
 
 
+@pytest.mark.thorough
 @FEW
 @given(described(), results())
 @example(MINIMAL, Results())
@@ -144,6 +145,7 @@ def says(*argv: str, ends: tuple[int, ...] = (0,)) -> str:
     return out.getvalue()
 
 
+@pytest.mark.thorough
 @FEW
 @given(described())
 @example(MINIMAL)

@@ -217,6 +217,7 @@ def expect(lines: list[list[str]], ways: Mapping[str, Streams]) -> None:
                     assert len(timeless(ended.out)) == len(timeless(usual.out)), (line, way)
 
 
+@pytest.mark.thorough
 def test_commands(command: Command) -> None:
     expect([command(line) for line in PLAIN], WAYS)
 
@@ -226,6 +227,7 @@ def test_each_stream(line: list[str], command: Command) -> None:
     expect([command(line)], EACH)
 
 
+@pytest.mark.thorough
 def test_commands_on_a_lab(command: Command, bench: Bench) -> None:
     Lab(LAB, bench.settings).up(load(LAB))
     record = bench.state.path / f"{LAB}.json"

@@ -157,6 +157,7 @@ def test_a_machine_of_the_most_networks() -> None:
     assert problems(text(28).replace("qemu", "netns")) == ()
 
 
+@pytest.mark.thorough
 def test_a_network_of_the_most_ports() -> None:
     def text(count: int) -> str:
         nodes = "".join(

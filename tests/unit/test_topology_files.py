@@ -296,6 +296,7 @@ def test_many_nodes_may_be_alike() -> None:
     assert len(found["nodes"]) == 500
 
 
+@pytest.mark.thorough
 @QUICK
 @given(topologies(), st.data())
 def test_a_topology_with_aliases_is_the_same(data: dict[str, Any], draw: st.DataObject) -> None:
@@ -480,6 +481,7 @@ def test_data_includes_nothing() -> None:
         load_data({"name": "t", "include": ["/dev/zero"], "nodes": {"a": {}}}, "record")
 
 
+@pytest.mark.thorough
 @QUICK
 @given(topologies(), st.data())
 def test_a_topology_in_parts_is_the_same(data: dict[str, Any], draw: st.DataObject) -> None:

@@ -363,6 +363,7 @@ def test_what_is_generated_is_valid_and_planned(data: dict[str, Any]) -> None:
         assert f"docker {container.node}" in below(f"container {container.node}/{container.name}")
 
 
+@pytest.mark.thorough
 @QUICK
 @given(topologies())
 def test_it_comes_up_as_planned(data: dict[str, Any]) -> None:
