@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import sys
@@ -19,11 +20,11 @@ from testbed.labs.live import LiveContainer
 from testbed.nodes.fake import Answer, FakeNode, FakeProvider
 from testbed.observe.capture import Packet
 from testbed.roles.container import ContainerProcess
-from testbed.suites import helpers
+from testbed.suites import helpers, overlay
 from testbed.suites.helpers import Flow, Inside, Listener, Rule, Tuple
 from testbed.testing.fakes import be_a_machine
 from testbed.testing.provider import spec
-from testbed.topology import Overrides, load, names
+from testbed.topology import Overrides, load, load_text, names
 
 if TYPE_CHECKING:
     from testbed.labs.live import LiveLab
@@ -782,6 +783,22 @@ def test_every_shipped_lab_is_looked_at() -> None:
             assert "no node with Docker" in skipped(lambda there=there: helpers.docker_node(there))  # type: ignore[misc]
         if not any(node.gateway for node in there.topology.nodes.values()):
             assert "no gateway" in skipped(lambda there=there: helpers.outside_node(there))  # type: ignore[misc]
+
+
+def test_a_machine_that_exists_already_gets_no_third_flanneld() -> None:
+    text = """\
+name: rack
+provider: ssh
+ssh: {install: true}
+networks: {lan: {subnet: 10.168.0.0/24}}
+flannel: {}
+nodes:
+  node1: {networks: {lan: 10.168.0.2}, roles: [etcd, flannel]}
+  outside: {networks: {lan: 10.168.0.1}, gateway: true}
+"""
+    there = cast("LiveLab", FakeLab(load_text(text, "rack.yaml")))
+    with contextlib.ExitStack() as stack:
+        assert "outside" in skipped(lambda: stack.enter_context(overlay.third_host(there)))
 
 
 def test_a_nodes_address() -> None:

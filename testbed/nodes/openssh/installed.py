@@ -27,8 +27,6 @@ class InstalledNode(KeptNode):
     :class:`KeptNode`.
     """
 
-    shares_kernel = True
-
     def __init__(
         self,
         name: str,
