@@ -987,6 +987,32 @@ def test_a_pod_on_a_lost_node_is_deleted_at_once_and_created_again(
     assert "gracePeriodSeconds" not in deletion
 
 
+def test_a_node_that_is_silent_for_a_moment_does_not_end_the_start(
+    api: Api, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The nodes of a busy cluster are late with their signs of life."""
+    one = site(cluster)
+    one.make("image", TERMS, privileged=False)
+    one.create([spec("a")], set())
+    (path,) = (path for path in api.objects if "/pods/" in path)
+    on_a_lost_node(api.objects[path])
+    monkeypatch.setattr("testbed.nodes.kubernetes.site.START", 0.01)
+    monkeypatch.setattr("testbed.nodes.kubernetes.site.EACH", 0.0)
+    with pytest.raises(TimeoutExpired, match="worker-1 does not answer"):
+        one.started(["a"])
+    monkeypatch.undo()
+    back = json.loads(json.dumps(api.objects[path]))
+    back["status"]["conditions"] = [{"type": "Ready", "status": "True"}]
+    watched = Api.watched
+
+    def later(it: Api, query: str) -> list[dict[str, Any]]:
+        it.tell("MODIFIED", back)
+        return watched(it, query)
+
+    monkeypatch.setattr(Api, "watched", later)
+    assert one.started(["a"])["a"].running
+
+
 def test_a_pod_whose_node_is_found_lost_while_it_goes_is_deleted_at_once(
     api: Api, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:

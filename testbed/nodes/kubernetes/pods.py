@@ -21,7 +21,8 @@ class Pod:
     """One Pod: ``node`` is the lab's node, ``worker`` the cluster's node that it runs on.
 
     ``address`` is empty until it has one.  ``waits`` is the reason that it does not run yet,
-    ``stuck`` tells that it will not by itself, ``ended`` is the reason that it has ended.
+    ``stuck`` tells that it will not by itself, ``ended`` is the reason that it has ended, ``lost``
+    tells that this is its cluster node's silence, which may pass.
     ``limits`` are those of its resources, with the cluster's own defaults.
     """
 
@@ -38,6 +39,7 @@ class Pod:
     stuck: bool = False
     unschedulable: bool = False
     ended: str = ""
+    lost: bool = False
     limits: tuple[tuple[str, str], ...] = ()
 
 
@@ -106,6 +108,7 @@ def read(item: Mapping[str, Any]) -> Pod:
         stuck=waiting.get("reason") in STUCK,
         unschedulable=unschedulable,
         ended=_end(item, state),
+        lost=is_lost(item),
         limits=tuple(sorted(((wanted.get("resources") or {}).get("limits") or {}).items())),
     )
 

@@ -355,7 +355,7 @@ class Site:
             if change is None:
                 no_room_since = self._refuse_full(found, waiting, no_room_since)
         late = [pod for name in sorted(waiting) if (pod := found.pod(name))]
-        said = "; ".join(f"{pod.node}: {pod.waits or 'Pending'}" for pod in late[:3])
+        said = "; ".join(f"{pod.node}: {pod.ended or pod.waits or 'Pending'}" for pod in late[:3])
         raise TimeoutExpired(
             f"{len(late)} Pods of {self.lab} do not run within {longest:g} s ({said})",
             hint=f"kubectl -n {self.place.namespace} describe pod {late[0].name}",
@@ -388,7 +388,7 @@ class Site:
         return since
 
     def _refuse_broken(self, pod: Pod) -> None:
-        if pod.ended:
+        if pod.ended and not pod.lost:
             raise LabError(f"the Pod of {pod.node} has ended: {pod.ended}")
         if pod.stuck:
             raise LabError(
