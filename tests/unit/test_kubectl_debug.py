@@ -223,6 +223,19 @@ def test_a_lab_that_has_expired_is_connected_again(api: Api, file: Path, tmp_pat
     assert there["metadata"]["uid"] != namespace["metadata"]["uid"]
 
 
+def test_a_file_that_names_another_place_moves_the_pods(
+    api: Api, file: Path, tmp_path: Path
+) -> None:
+    way(provider(tmp_path)).entrance("db")
+    same = f"{TEXT}kubectl-debug: {{context: here}}\n"
+    way(provider(tmp_path), same).entrance("db")
+    assert len(objects(api, "Namespace")) == 1
+    moved = f"{TEXT}kubectl-debug: {{namespace: debug}}\n"
+    way(provider(tmp_path), moved).entrance("db")
+    assert objects(api, "Namespace") == []
+    assert [path.split("/")[4] for path in api.objects if "/pods/" in path] == ["debug"]
+
+
 def test_a_pod_that_has_ended_is_replaced(api: Api, file: Path, tmp_path: Path) -> None:
     used = way(provider(tmp_path))
     first = used.entrance("db")

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from testbed.nodes.base import Setup
     from testbed.nodes.kubernetes.entrance import Entrance
     from testbed.nodes.kubernetes.pods import Pod
+    from testbed.nodes.kubernetes.remembered import Place
     from testbed.nodes.kubernetes.settings import Settings
     from testbed.nodes.kubernetes.site import Site
     from testbed.nodes.kubernetes.sites import Sites
@@ -83,9 +84,9 @@ class Way:
     # -- the place --------------------------------------------------------
 
     def _found(self) -> Site | None:
-        """Return the place of a lab that has not expired."""
+        """Return the place of a lab that has not expired, and is where the file says."""
         place = self._sites.remembered.place(self._lab)
-        if place is None:
+        if place is None or not fits(place, self._topology):
             return None
         site = self._sites.site(self._lab, place)
         self._there = {name: pod for name, pod in site.used().items() if pod.running}
@@ -193,6 +194,17 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def fits(place: Place, topology: Topology) -> bool:
+    """Tell whether a place is where the file says; what it leaves out may be different."""
+    section = topology.sections.get(PROVIDER)
+    if not isinstance(section, DebugSection):
+        return True
+    file = str(topology.folder / section.kubeconfig) if section.kubeconfig else ""
+    given = (file, section.context, section.namespace)
+    there = (place.kubeconfig, place.context, place.namespace)
+    return all(one in {"", other} for one, other in zip(given, there, strict=True))
 
 
 def settings_of(topology: Topology) -> Settings:
