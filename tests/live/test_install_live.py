@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 from hidden import Hidden, differences, ssh_config
-from labs import brought_up
+from labs import brought_up, skip_unless_built
 
+from testbed.artifacts.engines import BUILT
 from testbed.nodes.base import Service
 from testbed.testing.provider import until
 from testbed.topology import load_text
@@ -164,6 +165,26 @@ def test_a_killed_down_is_repeated(before: Hidden) -> None:
         assert before.testbed("up", file).status == 0
         assert before.killed_when(["down", LAB], "node1", condition), condition
         assert before.testbed("down", LAB).status == 0
+
+
+@pytest.mark.thorough
+@pytest.mark.seconds(30)
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--backend", "udp"),
+        ("--backend", "host-gw"),
+        ("--firewall", "iptables-legacy"),
+        ("--docker", "29", "--firewall", "nftables"),
+    ],
+    ids=" ".join,
+)
+def test_each_back_end_leaves_a_machine_as_it_was(before: Hidden, options: tuple[str, ...]) -> None:
+    if "29" in options:
+        skip_unless_built(BUILT["29"])
+    done = before.testbed("up", before.write(FILE), *options)
+    assert done.status == 0, done.err
+    assert before.testbed("status", LAB).status == 0
 
 
 @pytest.mark.seconds(30)
