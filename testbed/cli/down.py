@@ -45,8 +45,8 @@ def command(lab: str | None, everything: bool, quiet: bool) -> int:
     worst = max((error.exit_code for error in unseen), default=0)
     for one in wanted:
         began = time.monotonic()
-        attached = one.attached and not one.installs
         try:
+            attached = one.attached and not one.installs
             there = one.down(LabWatch(words=lambda words: click.echo(f"  {words} ...", err=True)))
         except TestbedError as error:
             from testbed.cli import complain

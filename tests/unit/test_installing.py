@@ -494,6 +494,18 @@ def test_what_was_changed_is_as_before_again() -> None:
     assert not machine.files
 
 
+def test_what_a_later_up_has_added_is_removed_too() -> None:
+    machine = Machine()
+    create(machine)
+    machine.ran.clear()
+    machine.looked = LOOKED.replace("eth0\n", "eth0\nbr-named\n", 1)
+    later = Footprint(links=("br-named",))
+    found = Installation(machine, "rack", "/state on here", later, {})  # type: ignore[arg-type]
+    with pytest.raises(LabError):  # the link of this machine does not go
+        found.remove()
+    assert machine.words("ip") == [("ip", "link", "del", "br-named")]
+
+
 def test_after_a_reboot_there_are_only_files() -> None:
     machine = Machine()
     create(machine)

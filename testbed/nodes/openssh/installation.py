@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Self
 
 from testbed.errors import CommandError, LabError
@@ -184,8 +184,11 @@ class Installation:
     def is_ours(self) -> bool:
         """Tell whether the machine has an installation for this node, whole or not."""
         record = self.record()
+        return record is not None and self._has_made(record)
+
+    def _has_made(self, record: Record) -> bool:
         mine = (self._lab, self._machine.name, self._owner)
-        return record is not None and (record.lab, record.node, record.owner) == mine
+        return (record.lab, record.node, record.owner) == mine
 
     def check(self) -> Facts:
         """Return the facts of the machine.  Raises LabError with all that speaks against it."""
@@ -260,8 +263,11 @@ class Installation:
         if record is None:
             self._do(["sh", "-ec", DROP, "sh", self.folder])
             return False
-        if not self.is_ours():
+        if not self._has_made(record):
             return False
+        # A later `up` may have added more, such as a network of Docker with a bridge of its own.
+        both = Footprint.of_all((record.footprint, self._footprint))
+        record = replace(record, footprint=both)
         self._do(["sh", "-ec", END, "sh", self.folder, INIT])
         seen = facts.read(self._machine, record.footprint, ())
         if seen.boot == record.boot:  # what is not a file has ended with the boot
