@@ -41,7 +41,7 @@ VM_ONLY = ("qemu-system-x86_64", "qemu-img", "mmdebstrap", "mke2fs")
 #: Files whose tests look at, or remove, what is left of labs of any state folder.
 WHOLE_MACHINE = ("test_leaks_command.py", "test_concurrency.py")
 HERE = Path(__file__).parent
-pytest.register_assert_rewrite("hops", "k8s.walked")  # which assert for tests
+pytest.register_assert_rewrite("hops", "k8s.walked", "verdicts")  # which assert for tests
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

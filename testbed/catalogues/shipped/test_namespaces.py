@@ -577,7 +577,8 @@ def test_a_ping_through_the_bridge_may_be_stopped_by_iptables(
                 ping(observe, ns1, "192.168.11.201", count=3),
             )
             do(observe, machine, "iptables -P FORWARD ACCEPT")
-            load, unload = (["modprobe", *how, "br_netfilter"] for how in ((), ("-r",)))
+            # Not by modprobe -r, which removes the module bridge, too, with all bridges.
+            load, unload = (["modprobe", "br_netfilter"], ["rmmod", "br_netfilter"])
             stack.enter_context(undone(observe, machine, load, unload))
         with sysctl_set(observe, machine, name, "1"):
             observe.holds_when(
