@@ -100,6 +100,18 @@ class TestContract(NodeContract):
         shared.run(["sh", "-c", "rm -rf /run/deep /run/folder /run/file /run/testing"])
 
 
+@pytest.mark.parametrize("far", [False, True])
+def test_a_folder_is_copied_with_its_modes(
+    shared: PipeNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, far: bool
+) -> None:
+    monkeypatch.setattr(PipeNode, "is_far", far)
+    (tmp_path / "tools").mkdir()
+    (tmp_path / "tools" / "tool").write_text(f"#!/bin/sh\necho {far}\n")
+    (tmp_path / "tools" / "tool").chmod(0o755)
+    place = shared.provide(tmp_path / "tools")
+    assert shared.run([f"{place}/tool"]).stdout == f"{far}\n"
+
+
 def test_a_socket_of_the_node_is_reached(shared: PipeNode) -> None:
     serve = (
         "import socket; s = socket.socket(socket.AF_UNIX); s.bind('/run/echo.sock'); s.listen();"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import hashlib
 import os
 import queue
@@ -408,6 +409,17 @@ def test_packed_follows_links_and_belongs_to_root(tmp_path: Path) -> None:
     with tarfile.open(fileobj=BytesIO(provide.packed(tmp_path / "bin", {}))) as tar:
         found = tar.getmember("bin/link")
         assert (found.isfile(), found.uid, found.uname) == (True, 0, "root")
+
+
+def test_what_goes_far_is_compressed_once(tmp_path: Path) -> None:
+    file = tmp_path / "tool"
+    file.write_bytes(bytes(100_000))
+    first = provide.compressed(file)
+    assert len(first) < 10_000
+    assert gzip.decompress(first) == provide.packed(file, {})
+    assert provide.compressed(file) is first
+    file.write_bytes(bytes(100_001))
+    assert gzip.decompress(provide.compressed(file)) == provide.packed(file, {})
 
 
 def test_of_what_the_machine_has_only_a_link_goes_along(tmp_path: Path) -> None:

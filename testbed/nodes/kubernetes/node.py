@@ -55,6 +55,8 @@ class PodNode(KeptNode):
     ``folder`` and ``init`` are as in :class:`KeptNode`.
     """
 
+    is_far = True
+
     def __init__(
         self, entrance: Entrance, *, lab: str, folder: Path, init: Callable[[], Path]
     ) -> None:

@@ -14,7 +14,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from testbed.errors import LabError, TimeoutExpired
 from testbed.nodes.base import Node
@@ -59,6 +59,9 @@ class StreamNode(Node):
     ``programs`` returns the programs of the node, by the sha256 of their content.
     ``env`` is the environment of the node's commands, in addition to that of all nodes.
     """
+
+    #: True if copies pass other machines on their way, so that they are compressed.
+    is_far: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -193,9 +196,10 @@ class StreamNode(Node):
         # Unpacked next to its place and then renamed: another process may do the same.
         folder = place.rpartition("/")[0]
         part = part_of(folder)
-        unpack = 'mkdir -p "$1" && tar -C "$1" -xf - && { mv -T "$1" "$2" || rm -rf "$1"; }'
-        data = provided.packed(path, self._programs())
-        argv = ["sh", "-c", unpack, "sh", part, folder]
+        unpack = 'mkdir -p "$1" && tar -C "$1" "$3" - && { mv -T "$1" "$2" || rm -rf "$1"; }'
+        far, own = self.is_far, self._programs()
+        data = provided.compressed(path) if far else provided.packed(path, own)
+        argv = ["sh", "-c", unpack, "sh", part, folder, "-xzf" if far else "-xf"]
         self.run(argv, input=data, timeout=FILES + len(data) / 1e6)
 
     def offer(self, programs: Mapping[str, Path]) -> None:

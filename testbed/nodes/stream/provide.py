@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import functools
+import gzip
 import hashlib
 import io
 import tarfile
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 FOLDER = "/var/lib/testbed/provided"
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib")  # folders of a distribution's packages
 PACKED = ("/usr/local",)
+FASTEST = 1  # programs shrink to 37 %; level 6 needs three times as long for 33 %
+_compressing = threading.Lock()  # who waits for it mostly needs the same
 
 
 def place(path: Path) -> str:
@@ -51,6 +55,18 @@ def packed(path: Path, known: Mapping[str, str]) -> bytes:
             with file.open("rb") as content:
                 tar.addfile(info, content)
     return data.getvalue()
+
+
+def compressed(path: Path) -> bytes:
+    """Return :func:`packed` in gzip's format; kept, as other nodes need the same."""
+    path = path.resolve()
+    with _compressing:
+        return _compressed(path, place(path))
+
+
+@functools.lru_cache(maxsize=16)
+def _compressed(path: Path, _content: str) -> bytes:
+    return gzip.compress(packed(path, {}), compresslevel=FASTEST, mtime=0)
 
 
 def _below(path: Path, folders: tuple[str, ...]) -> bool:
