@@ -129,6 +129,7 @@ bench-k8s: setup  ## times and memory of a Kubernetes cluster, and of labs of 10
 	command -v openssl > /dev/null || $(SUDO) apt-get install -y --no-install-recommends openssl
 	$(SUDO) $(BIN)/python bench/cluster.py
 	$(SUDO) $(BIN)/python bench/pods.py
+	$(SUDO) $(BIN)/python bench/pod_labs.py
 
 setup: $(VENV)/ready  ## virtual environment, Debian packages, binaries, image
 	$(SUDO) $(BIN)/testbed doctor --fix --quick
