@@ -511,6 +511,32 @@ def test_a_pod_that_is_evicted_is_created_again(cluster: Cluster, bed: Bed, tmp_
     assert gone(cluster, "wired")
 
 
+@pytest.mark.long  # the cluster takes a minute until it knows that a node is lost
+def test_the_clusters_node_dies(cluster: Cluster, bed: Bed, tmp_path: Path) -> None:
+    text = WIRED.replace("10.50.0.2}", "10.50.0.2}, on: node1").replace(
+        "10.51.0.4}", "10.51.0.4}, on: node2"
+    )
+    file = write(tmp_path, text)
+    bed.must("up", file)
+    write(tmp_path, text.replace("on: node2", "on: node1"))
+    cluster.bed.must("fault", "stop", "node2", "-l", cluster.lab)
+    try:
+        known = ["wait", "--for=condition=Ready=Unknown", "node/node2", "--timeout=180s"]
+        cluster.kubectl(*known)
+        assert until(lambda: "c" in make(bed.state).ended("wired"), 60)
+        assert "node2" in make(bed.state).ended("wired")["c"]
+        mended(bed, file, "c")
+        namespace, _ = pod(cluster, "wired", "c")
+        bed.must("down", "wired")
+        assert gone(cluster, "wired")
+    finally:
+        cluster.bed.must("fault", "heal", "-l", cluster.lab)
+    cluster.kubectl("wait", "--for=condition=Ready", "node/node2", "--timeout=180s")
+    there = ["crictl", "pods", "-q", "--namespace", namespace]
+    assert until(lambda: not cluster.on("node2", *there).strip(), 120), "its containers end, too"
+    assert left(cluster, "wired") == []
+
+
 # -- what a cluster allows ----------------------------------------------------------------
 
 LIMITS = """
