@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import inspect
 import os
 import re
 import socket
+import subprocess
+import sys
+import termios
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, NoReturn
@@ -17,6 +21,7 @@ from testbed.errors import CommandError, LabError, NoSuchNode
 from testbed.nodes.base import Service, ServiceState, has_ended
 from testbed.nodes.netns.provider import NetnsProvider
 from testbed.nodes.stream.node import ChannelNode
+from testbed.nodes.stream.wire import HEADER, NUMBER
 from testbed.process import Duplex
 from testbed.testing.provider import NodeContract, spec, until
 
@@ -168,3 +173,30 @@ def test_an_agent_that_does_not_start_is_an_error(shared: PipeNode, tmp_path: Pa
     with pytest.raises(LabError) as caught:
         broken.run(["true"])
     assert caught.value.hint
+
+
+def test_who_is_gone_ends_what_floods_a_channel_that_nobody_reads() -> None:
+    """An engine keeps the output of a program in a container open when its client is cut off."""
+    agent = Store().binary("testbed-agent")
+    with subprocess.Popen([agent], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
+        assert running.stdin
+        assert running.stdout
+        out = running.stdout
+        fields = ["0", "0", "sh", "-c", "yes & wait"]
+        data = b"".join(field.encode() + b"\0" for field in fields)
+        running.stdin.write(HEADER.pack(1, ord("r"), len(data)) + data)
+        running.stdin.flush()
+        _, kind, size = HEADER.unpack(out.read(HEADER.size))  # the greeting
+        assert (chr(kind), size) == ("h", 0)
+        _, kind, size = HEADER.unpack(out.read(HEADER.size))
+        assert (chr(kind), size) == ("p", NUMBER.size)
+        (pid,) = NUMBER.unpack(out.read(size))
+
+        def arrived() -> int:
+            return int.from_bytes(fcntl.ioctl(out, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+        capacity = fcntl.fcntl(out, fcntl.F_GETPIPE_SZ)
+        assert until(lambda: arrived() > capacity / 2, 60)
+        running.stdin.close()
+        running.wait(60)
+        assert until(lambda: not Path(f"/proc/{pid}").exists(), 60)

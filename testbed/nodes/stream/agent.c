@@ -109,10 +109,26 @@ __attribute__((noreturn)) static void hang_up(void) {
     _exit(0);
 }
 
+static int never_blocks; /* standard output is a pipe, which nobody else writes to */
+
+/* Waits for room for PIPE_BUF bytes (pipe(7)).  An engine may read nothing more and close nothing
+ * when its client is gone: our input alone tells it then. */
+static void wait_for_room(void) {
+    struct pollfd ends[] = {{1, POLLOUT, 0}, {0, POLLRDHUP, 0}};
+    while (poll(ends, 2, -1) < 0) /* no revents are set */
+        if (errno != EINTR) hang_up();
+    if (!ends[0].revents) hang_up();
+}
+
 static void write_all(const char *data, size_t size) {
     while (size) {
-        ssize_t n = write(1, data, size);
+        if (!never_blocks) wait_for_room();
+        ssize_t n = write(1, data, never_blocks || size < PIPE_BUF ? size : PIPE_BUF);
         if (n < 0 && errno == EINTR) continue;
+        if (n < 0 && errno == EAGAIN) {
+            wait_for_room();
+            continue;
+        }
         if (n <= 0) hang_up();
         data += n;
         size -= n;
@@ -590,6 +606,8 @@ int main(int argc, char **argv) {
     sigprocmask(SIG_SETMASK, &wanted, NULL);
     int signals = signalfd(-1, &wanted, SFD_CLOEXEC | SFD_NONBLOCK);
     if (signals < 0) return 1;
+    struct stat out;
+    never_blocks = fstat(1, &out) == 0 && S_ISFIFO(out.st_mode) && fcntl(1, F_SETFL, O_NONBLOCK) == 0;
     tell(0, 'h', "", 0);
     for (;;) {
         int count = stream_count;
