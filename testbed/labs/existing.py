@@ -122,7 +122,8 @@ def _listed(topology: Topology, store: Store, node: str, folder: str) -> Iterato
     yield "chains", shown(footprint.chains)
     yield "routes", ", ".join(footprint.routes)
     yield "settings", ", ".join(footprint.sysctls)
-    yield "modules", ", ".join(footprint.modules)
+    stay = [one for one in footprint.modules if one not in footprint.filters]
+    yield "modules", ", ".join([*footprint.filters, *(f"{one} (stays)" for one in stay)])
 
 
 def _addresses(topology: Topology, name: str) -> str:

@@ -17,7 +17,9 @@ class Footprint:
     names of links and of chains of iptables, ``ends`` for those of links to containers, such as
     others may have, too, and ``rules`` for a part of a rule in chains of others. ``tables`` are
     names of nftables tables, and ``routes`` networks to which routes are added. ``sysctls`` may get
-    other values, and ``modules`` of the kernel are loaded.
+    other values, and ``modules`` of the kernel are loaded. ``filters`` are those that change the
+    network by being loaded: they are unloaded again. The kernel does not tell whether links of
+    others need the rest, and unloading them would delete these.
     """
 
     daemons: tuple[str, ...] = ()
@@ -30,6 +32,7 @@ class Footprint:
     routes: tuple[str, ...] = ()
     sysctls: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()
+    filters: tuple[str, ...] = ()
 
     @classmethod
     def of_all(cls, parts: Iterable[Footprint]) -> Self:

@@ -49,7 +49,6 @@ CLAIMS = (
     "bridge-container-ip-from-subnet",
     "flannel-overlay-connects-all",
     "flannel-vxlan-route-entry",
-    "flannel-vxlan-fdb-entry",
 )
 
 

@@ -303,10 +303,10 @@ class Installation:
         for name, value in record.sysctls.items():
             if seen.sysctls.get(name, value) != value:
                 self._do(["sh", "-ec", SET, "sh", f"/proc/sys/{name.replace('.', '/')}", value])
-        for module in reversed(footprint.modules):
+        for module in footprint.filters:
             if module in seen.modules and module not in record.modules:
-                # One that somebody uses by now stays.
-                self._machine.run(["modprobe", "-q", "-r", module], check=False)
+                # Not modprobe, which would unload the module below it, with the links of others.
+                self._machine.run(["rmmod", module], check=False)
         self._require_gone(record)
 
     def _require_gone(self, record: Record) -> None:

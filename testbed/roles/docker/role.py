@@ -66,7 +66,9 @@ SYSCTLS = (
     "net.bridge.bridge-nf-call-iptables",
     "net.bridge.bridge-nf-call-ip6tables",
 )
-MODULES = ("overlay", "bridge", "br_netfilter", "veth")
+#: With br_netfilter the packets of all bridges pass iptables (ip-sysctl.rst, bridge-nf-call-*).
+FILTERS = ("br_netfilter",)
+MODULES = ("overlay", "bridge", "veth", *FILTERS)
 #: Programs for users of a node and their tools.
 COMMANDS = (
     "docker", "dockerd", "docker-proxy", "docker-init",
@@ -323,6 +325,7 @@ class Docker(Role):
             tables=firewall.TABLES,
             sysctls=SYSCTLS,
             modules=MODULES,
+            filters=FILTERS,
         )
 
     def parts(self, topology: Topology, node: str) -> tuple[str, ...]:

@@ -245,6 +245,7 @@ class Flannel(Role):
             routes=tuple(str(one) for one in (*(one.network for one in networks), *sixes)),
             sysctls=("net.ipv4.ip_forward",),
             modules=("br_netfilter", *modules),
+            filters=("br_netfilter",),
         )
         return Footprint.of_all((super().footprint(topology, node), usual))
 
