@@ -1,4 +1,4 @@
-"""The way to the machines of one lab: a Pod on each, which is created when it is first needed."""
+"""The way to the machines of one lab: a Pod on each, which is created when it is missing."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def why_unfit(node: Mapping[str, Any]) -> str:
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Let one process at a time create a place.  The lock is the kernel's, on the state folder."""
+    """Let one process at a time create objects: flock(2) on the state folder."""
     owner.make(folder)
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
