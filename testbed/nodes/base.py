@@ -398,6 +398,14 @@ class Node(ABC):
         """
 
     @property
+    def owns_kernel(self) -> bool:
+        """True if the node's kernel is its own: not this machine's, and not its machine's.
+
+        A node without a system of its own, such as a Pod, is a part of its machine.
+        """
+        return not self.shares_kernel and self.has_system
+
+    @property
     def link_mtu(self) -> int | None:
         """The MTU, in bytes, of its links to networks that set none; None for the usual one.
 
@@ -571,9 +579,7 @@ KILLS_OF_A_MACHINE = ("/proc/vmstat",)
 
 def killed_for_memory(node: Node) -> int:
     """Return the number of the node's processes that the kernel killed for lack of memory."""
-    # A node without a system of its own, such as a Pod, is a cgroup of its machine.
-    own = not node.shares_kernel and node.has_system
-    for path in KILLS_OF_A_MACHINE if own else KILLS:
+    for path in KILLS_OF_A_MACHINE if node.owns_kernel else KILLS:
         with contextlib.suppress(OSError, NoSuchNode):
             found = re.search(rb"^oom_kill (\d+)$", node.get(path), re.MULTILINE)
             if found:

@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from crash.means import Bed
+from crash.means import Bed, Watch
 from verdicts import verdicts_hold
 
-from k8s.conftest import Cluster, gone
+from k8s.conftest import Cluster, gone, reached
 from testbed.labs.lab import Lab
 from testbed.labs.live import LiveLab
 from testbed.settings import settings
@@ -103,3 +103,44 @@ def test_twenty_nodes_reach_each_other_along_the_routes(
     all_reach_each_other(bed)
     bed.must("down", "twenty", "-q")
     assert gone(cluster, "twenty")
+
+
+@pytest.mark.seconds(60)
+@pytest.mark.parametrize(
+    ("topology", "options", "mtu"),
+    [
+        # Pods joined by routes have the MTU of the wire, and VXLAN takes 50 of it.
+        pytest.param("k8s-two-node", ("--cni", "kube-router"), 1450, id="kube-router"),
+        pytest.param("k8s-three-node", (), 1450, id="three-nodes", marks=pytest.mark.long),
+    ],
+)
+def test_other_clusters_carry_labs(
+    bed: Bed,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    topology: str,
+    options: tuple[str, ...],
+    mtu: int,
+) -> None:
+    watch = Watch(tmp_path)
+    bed.must("up", topology, *options, "-q")
+    cluster, pods = Cluster(bed, topology), Bed(tmp_path / "pods")
+    workers = {node["metadata"]["name"] for node in cluster.get("nodes")["items"]}
+    with reached(cluster, tmp_path) as kubeconfig:
+        monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
+        file = tmp_path / "twenty.yaml"
+        file.write_text(twenty())
+        assert f"MTU {mtu}" in pods.must("up", str(file)).stdout
+        found = cluster.get("pods", "-A", "-l", "testbed.lab=twenty,testbed.node")["items"]
+        assert {pod["spec"]["nodeName"] for pod in found} == workers
+        all_reach_each_other(pods)
+        pods.must("down", "twenty", "-q")
+        pods.must("up", "two-node", "--provider", PROVIDER, "-q")
+        page = ["curl", "-s", "-m", "10", "http://100.96.2.2/"]
+        said = pods.must("exec", "-l", "two-node", "node1/container-1", "--", *page).stdout
+        assert "container-2" in said
+        pods.must("down", "two-node", "-q")
+        assert gone(cluster, "two-node")
+        assert gone(cluster, "twenty")
+    bed.must("down", topology, "-q")
+    watch.check()

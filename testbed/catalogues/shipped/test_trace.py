@@ -311,7 +311,7 @@ def test_where_the_trace_goes_depends_on_the_iptables(node: Node, observe: Obser
                 "iptables-nft: nothing goes to that logger, the events come by netlink",
                 not log.packets,
             )
-    if not node.shares_kernel:
+    if node.owns_kernel:
         look_into_the_kernels_log(node, observe)
 
 
