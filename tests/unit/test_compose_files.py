@@ -7,6 +7,7 @@ import io
 import json
 import os
 import tarfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from testbed.errors import (
 )
 from testbed.labs.lab import Lab
 from testbed.labs.status import status
-from testbed.nodes.fake import Answer, Call
+from testbed.nodes.fake import Answer, Call, FakeNode
 from testbed.roles.docker import compose, glance
 from testbed.roles.docker.engine import ContainerState
 from testbed.roles.docker.glance import Glance
@@ -338,6 +339,28 @@ def test_files_arrive_on_the_node(folder: Folder, bench: Bench) -> None:
     assert up(bench, folder.topology) == []
 
 
+def test_compose_has_the_variables_of_secrets(
+    folder: Folder, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compose reads the value of such a secret when it starts the project."""
+    given: list[Mapping[str, str] | None] = []
+    plain = FakeNode.spawn
+
+    def spawn(node: FakeNode, argv: list[str], **options: Any) -> Any:
+        given.append(options.get("env"))
+        return plain(node, argv, **options)
+
+    monkeypatch.setattr(FakeNode, "spawn", spawn)
+    folder.says(
+        {
+            "services": {"web": {"image": "nginx"}},
+            "secrets": {"token": {"environment": "TOKEN"}, "no": {"environment": "UNSET"}},
+        }
+    )
+    up(bench, replace(folder.topology, variables={"TOKEN": "t", "OTHER": "o"}))
+    assert given == [{"TOKEN": "t"}]
+
+
 def test_a_failure_is_told_with_the_containers_log(folder: Folder, bench: Bench) -> None:
     web = {"image": "nginx", "x-health": "unhealthy"}
     folder.says({"services": {"web": web}, "x-fails": True})
@@ -346,6 +369,7 @@ def test_a_failure_is_told_with_the_containers_log(folder: Folder, bench: Bench)
     ((_, error),) = caught.value.failures
     assert isinstance(error, ContainerError)
     assert (error.container, error.node) == ("lab-web-1", "node1")
+    assert str(folder.path / "compose.yaml") in str(error)
 
 
 def test_status(folder: Folder, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -512,15 +512,16 @@ def test_what_a_container_needs_of_the_kernel() -> None:
 
 
 def test_each_published_port_of_a_range_counts_for_the_limits_of_the_machine() -> None:
-    one, many = (
+    one, two, many = (
         Docker().takes(
             load_text(DOCKER + f"containers: {{web: {{node: n1, publish: ['{ports}']}}}}\n", "t"),
             "n1",
         )
-        for ports in ("80:80", "8000-8099:80-179")
+        for ports in ("80:80", "80-81:80-81", "8000-8099:80-179")
     )
     none = Docker().takes(load_text(DOCKER + "containers: {web: {node: n1}}\n", "t"), "n1")
     assert one.tasks == none.tasks
+    assert two.tasks > one.tasks
     assert many.tasks > one.tasks + 99 * 2 * 5  # a docker-proxy for each family
 
 

@@ -11,12 +11,14 @@ import pytest
 from testbed.labs.lab import Lab
 from testbed.nodes.base import NodeSpec
 from testbed.nodes.fake import Answer, Call, FakeNode
+from testbed.nodes.marks import REWIRED, mark
 from testbed.registry import ROLES
 from testbed.roles.docker.containers import reach_steps
 from testbed.roles.docker.daemon import daemon_config
 from testbed.roles.flannel.breakage import Peer, look
 from testbed.roles.flannel.daemon import (
     CONFIG_STEP,
+    _epoch,
     network_config,
     options,
     reservations,
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 # Documentation/configuration.md: Network, SubnetLen, SubnetMin, Backend are the keys of the
 # network's configuration.  Documentation/backends.md: Type is the backend's name; udp has Port
 # (8285), vxlan has VNI (1) and Port (the kernel's 8472), host-gw has nothing else.
-BACKENDS = {
+BACKENDS: dict[str, dict[str, str | int]] = {
     "two-node-udp": {"Type": "udp", "Port": 8285},
     "two-node": {"Type": "vxlan", "Port": 8472, "VNI": 1},
     "two-node-host-gw": {"Type": "host-gw"},
@@ -56,6 +58,16 @@ def test_network_config(name: str) -> None:
         "SubnetLen": 24,
         "SubnetMin": "100.96.1.0",
         "Backend": BACKENDS[name],
+    }
+
+
+@pytest.mark.parametrize("name", sorted(BACKENDS))
+def test_an_overlay_has_the_port_and_vni_of_its_backend(name: str) -> None:
+    found = ROLES["flannel"].overlay(load(name))
+    assert found is not None
+    numbers = {"Port": found.get("port"), "VNI": found.get("vni")}
+    assert {key: one for key, one in numbers.items() if one is not None} == {
+        key: one for key, one in BACKENDS[name].items() if key != "Type"
     }
 
 
@@ -448,6 +460,45 @@ def test_keys_that_hold_a_lease_are_left_alone(bench: Bench) -> None:
     # Documentation/reservations.md: the public address is how flanneld finds its lease.
     assert puts == ["/coreos.com/network/subnets/100.96.2.0-24", "/coreos.com/network/config"]
     assert node.get("/run/testbed/done/flannel-epoch") == epoch
+
+
+def changed(bench: Bench, topology: Topology) -> list[str]:
+    """Bring a lab up again; return the steps that changed something."""
+    return sorted(one.step.name for one in Lab(topology.name, bench.settings).up(topology).changed)
+
+
+def test_flanneld_starts_again_after_each_repair_of_a_link(bench: Bench) -> None:
+    topology = load("two-node")
+    started(bench, topology)
+    node = bench.provider.nodes("two-node")["node2"]
+    for when in ("first", "second"):
+        mark(node, REWIRED, when)
+        assert changed(bench, topology) == ["flannel node2"], when
+        assert changed(bench, topology) == []
+
+
+def test_every_flanneld_starts_again_with_new_data_of_etcd(bench: Bench) -> None:
+    """The leases are in etcd: every flanneld has to register again."""
+    topology = load("two-node")
+    started(bench, topology)
+    assert changed(bench, topology) == []
+    mark(bench.provider.nodes("two-node")["node1"], "flannel-epoch", "another")
+    assert changed(bench, topology) == ["flannel node1", "flannel node2"]
+
+
+def test_an_etcd_of_another_machine_has_other_data(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Machines from one snapshot have the same etcd in it, and each an ID of its own."""
+    monkeypatch.setattr(FakeNode, "wakes", True)
+    topology = load("two-node")
+    made = bench.provider.create(topology.name, [NodeSpec("node1", "d")])
+    made["node1"].put(b"", "/run/testbed/done/flannel-epoch")
+    found = []
+    for number in (b"one\n", b"other\n", b"other\n"):
+        made["node1"].put(number, "/etc/machine-id")
+        found.append(_epoch(Context(topology, bench.provider, bench.store, made)))
+    assert found[0] != found[1] == found[2]
 
 
 def test_keys_of_subnets_that_a_node_had_before_are_removed(bench: Bench, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from testbed.registry import ROLES
 from testbed.roles.kubernetes import config
@@ -27,6 +29,40 @@ def test_fields_of_the_file_count_instead_of_the_labs() -> None:
     assert proxy["conntrack"] == also["conntrack"] | {"min": 1}
     assert proxy["nodePortAddresses"] == ["10.0.0.0/8"]
     assert given.node_digest("node1") == load("k8s-two-node").node_digest("node1")
+
+
+#: Fields in use of kubelet.config.k8s.io/v1beta1 and kubeproxy.config.k8s.io/v1alpha1, as the
+#: reference has them (kubernetes.io, "Configuration APIs"); the programs refuse any other.
+OF_KUBELET = """\
+apiVersion kind containerRuntimeEndpoint cgroupDriver cgroupRoot cgroupsPerQOS
+enforceNodeAllocatable failCgroupV1 failSwapOn protectKernelDefaults localStorageCapacityIsolation
+authentication.anonymous.enabled authentication.webhook.enabled authentication.x509.clientCAFile
+authorization.mode tlsCertFile tlsPrivateKeyFile clusterDNS clusterDomain resolvConf
+imageGCHighThresholdPercent imageGCLowThresholdPercent syncFrequency nodeStatusUpdateFrequency
+fileCheckFrequency evictionHard.memory.available evictionHard.nodefs.available
+evictionHard.nodefs.inodesFree evictionHard.imagefs.available evictionHard.imagefs.inodesFree
+evictionHard.pid.available
+"""
+OF_PROXY = """\
+apiVersion kind mode clientConnection.kubeconfig hostnameOverride clusterCIDR bindAddress
+healthzBindAddress metricsBindAddress conntrack.maxPerCore conntrack.min
+conntrack.tcpEstablishedTimeout conntrack.tcpCloseWaitTimeout
+"""
+
+
+def fields(data: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the fields of a configuration, each with those that it is in."""
+    for name, value in data.items():
+        if isinstance(value, Mapping):
+            yield from (f"{name}.{one}" for one in fields(value))
+        else:
+            yield name
+
+
+def test_fields_are_those_of_the_reference() -> None:
+    topology = load("k8s-two-node")
+    assert {*fields(config.kubelet(topology))} == {*OF_KUBELET.split()}
+    assert {*fields(config.proxy(topology, "node1"))} == {*OF_PROXY.split()}
 
 
 def test_only_what_goes_to_pods_and_nodes_keeps_its_source() -> None:

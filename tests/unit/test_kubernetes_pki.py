@@ -77,6 +77,17 @@ def test_a_client_cannot_serve(tmp_path: Path) -> None:
         _speak(server, client, "kubernetes")
 
 
+def test_an_authority_alone_may_sign_certificates() -> None:
+    """Verifiers refuse a chain through any other certificate (RFC 5280, section 4.2.1.3)."""
+    authority = Authority.new("another")
+    pairs = (authority.pair, authority.issue("api", hosts=["kubernetes"]))
+    found = [x509.load_pem_x509_certificate(pair.certificate).extensions for pair in pairs]
+    usages = [one.get_extension_for_class(x509.KeyUsage).value for one in found]
+    assert [one.key_cert_sign for one in usages] == [True, False]
+    basics = [one.get_extension_for_class(x509.BasicConstraints).value for one in found]
+    assert [one.ca for one in basics] == [True, False]
+
+
 def test_groups_are_organizations() -> None:
     """As the API server reads them (kubernetes.io, "Authenticating", X.509 client certificates)."""
     subject = x509.load_pem_x509_certificate(

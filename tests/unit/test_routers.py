@@ -11,6 +11,7 @@ from testbed.artifacts import debian, release
 from testbed.errors import StepsFailed, TopologyError
 from testbed.labs import plan
 from testbed.labs.lab import Lab
+from testbed.labs.status import status
 from testbed.nodes.fake import Answer
 from testbed.registry import ROLES
 from testbed.roles import bird, frr
@@ -327,7 +328,9 @@ def test_a_router_needs_no_addresses_but_a_router_id() -> None:
     assert "neighbor eth1 interface remote-as external" in text
     with pytest.raises(TopologyError) as caught:
         load_text(lab.replace("router_id: 1.1.1.1, ", "") % bgp, "r.yaml")
-    assert "router_id" in caught.value.problems[0].hint
+    (problem,) = caught.value.problems
+    assert "router_id" in problem.hint
+    assert problem.line == 6
 
 
 def test_links_of_two_ends_have_neighbours() -> None:
@@ -421,6 +424,15 @@ def test_a_changed_configuration_starts_the_daemons_again(bench: Bench) -> None:
     assert states == {"zebra": "ready", "staticd": "ready", "ospfd": "dead", "bgpd": "ready"}
 
 
+@pytest.mark.parametrize("role", ["frr", "bird"])
+def test_the_same_daemons_start_again_with_another_text(bench: Bench, role: str) -> None:
+    lab = Lab("routers", bench.settings)
+    lab.up(lab_with("{ospf: {}}", role))
+    changed = lab.up(lab_with("{ospf: {area: 1}}", role), replace=True).changed
+    assert [done.step.name for done in changed] == [f"{role} r1"]
+    assert not lab.up(lab_with("{ospf: {area: 1}}", role)).changed
+
+
 def test_all_daemons_start_again_with_zebra(bench: Bench) -> None:
     lab = Lab("routers", bench.settings)
     lab.up(lab_with("{ospf: {}}"))
@@ -451,3 +463,16 @@ def test_status_lists_the_neighbours() -> None:
     assert frr._ospf_neighbors(said) == [("OSPF 1.1.1.1 on eth0:10.0.0.1", "Full/DR")]
     said = {"ipv4Unicast": {"peers": {"eth1": {"state": "Established", "remoteAs": 65011}}}}
     assert frr._bgp_neighbors(said) == [("BGP eth1", "Established, AS 65011")]
+
+
+def test_a_neighbour_in_any_state_is_no_failure_of_its_router(bench: Bench) -> None:
+    """birdc(8) prints name, protocol, table, state, since and information."""
+    lab = Lab("routers", bench.settings)
+    lab.up(lab_with("{ospf: {}}", "bird"))
+    said = b"lan OSPF --- up 12:00:00.000 Alone\npeer1 BGP --- start 12:00:00.000 Connect\n"
+    bench.provider.script(["birdc"], Answer(out=said))
+    (node,) = (one for one in status(lab.context()).nodes if one.name == "r1")
+    assert [(one.name, one.state, one.ok) for one in node.more["neighbour"]] == [
+        ("OSPF lan", "Alone", True),
+        ("BGP peer1", "Connect", True),
+    ]

@@ -197,6 +197,20 @@ def test_routes_of_others_are_not_saved(
     assert "routes" not in data["nodes"]["a"]
 
 
+def test_the_way_to_the_gateway_is_not_saved(hands: Hands, looks: Looks) -> None:
+    """`up` sets the default route of a node on a network with a gateway."""
+    head = TEXT.partition("containers:")[0]
+    hands("down", "plain")
+    hands.up(head + "  gw: {networks: {lan: 10.168.0.1}, gateway: true}\n")
+    looks.routes, looks.rules = [], []
+    looks.install(hands, "gw")
+    looks.routes = [{"dst": "default", "gateway": "10.168.0.1", "dev": "eth0"}]
+    looks.install(hands, "a")
+    data, comments = saved(hands)
+    assert comments == []
+    assert "routes" not in data["nodes"]["a"]
+
+
 def test_a_route_that_no_file_can_say(hands: Hands, looks: Looks) -> None:
     looks.routes.append(
         {"dst": "10.9.0.0/16", "dev": "eth0", "encap": "mpls", "metric": 5, "src": 1}
@@ -341,6 +355,13 @@ def test_what_no_file_can_say_of_links(hands: Hands, looks: Looks) -> None:
         "ip link add br7 type bridge, on b",
         'tc qdisc add dev eth0 root netem, on b: {"limit": 1}',
     ]
+
+
+def test_programs_that_print_nothing_of_links(hands: Hands) -> None:
+    """The tc(8) of an image may be missing, and its ip(8) may print no JSON."""
+    hands.bench.provider.script(["sh", "-c", saving.LOOK], Answer(out=b"\0" * 4), "b")
+    data, _ = saved(hands)
+    assert data["nodes"]["b"]["networks"] == {"lan": "10.168.0.3"}
 
 
 def test_active_faults_get_names(hands: Hands, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -523,9 +544,12 @@ def test_what_testbed_sets_for_ipv6_is_not_saved(hands: Hands, looks: Looks) -> 
     looks.fresh |= {f"net.ipv6.conf.default.{one}": "1" for one in fresh}
     hands("down", "plain")
     hands.up(text)
-    for node in ("a", "b", "gw"):
+    for node in ("a", "b"):
         looks.install(hands, node)
-    data, _ = saved(hands)
+    looks.routes6 = []
+    looks.install(hands, "gw")
+    data, comments = saved(hands)
+    assert comments == []
     assert "routes" not in data["nodes"]["a"]
     assert data["nodes"]["a"]["sysctls"] == {"net.ipv6.conf.eth0.autoconf": 0}
     # A node without the role has the port's setting alone.

@@ -117,6 +117,7 @@ def test_what_ends_with_a_service_is_told(hands: Hands, monkeypatch: pytest.Monk
     assert "`testbed up -l plain`" in said.out
     data = json.loads(hands("restart", "a/containerd", "--json").out)
     assert data["targets"][0]["affected"] == []
+    assert data["targets"][0]["lines"][0].startswith("service containerd stopped")
 
 
 # -- what stays stopped -----------------------------------------------------------------
