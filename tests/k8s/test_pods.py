@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,9 +20,10 @@ from crash.means import LONG, SECONDS, TESTBED, Bed
 
 from k8s.conftest import Cluster, gone, left
 from testbed.artifacts import Store
-from testbed.errors import MachineError, NodeNotRunning
+from testbed.errors import LabError, MachineError, NodeNotRunning
 from testbed.nodes.base import Node, Setup
 from testbed.nodes.kubernetes import LAB as LABEL
+from testbed.nodes.kubernetes.node import PodNode
 from testbed.nodes.kubernetes.provider import PYTHON, KubernetesProvider
 from testbed.nodes.kubernetes.remembered import FOLDER, Remembered
 from testbed.testing.provider import FleetContract, NodeContract, spec, until
@@ -30,6 +32,7 @@ from testbed.topology import load_text
 
 if TYPE_CHECKING:
     from testbed.nodes.base import Provider
+    from testbed.nodes.kubernetes.channel import ExecChannel
 
 WIRED = """\
 name: wired
@@ -51,6 +54,7 @@ nodes:
 """
 #: Prints the number of bytes that arrive at b.
 TAKE = """\
+import socket
 door = socket.create_server(("10.50.0.3", 5000))
 print("ready", flush=True)
 there, _ = door.accept()
@@ -448,6 +452,36 @@ def test_another_machine_finds_the_lab_by_what_is_in_the_cluster(
     there.must("down", "wired")
     assert gone(cluster, "wired")
     assert Remembered(there.state).labs() == []
+
+
+def test_a_channel_that_is_cut_ends_its_commands_and_the_next_one_is_another(
+    cluster: Cluster, bed: Bed, tmp_path: Path
+) -> None:
+    bed.must("up", write(tmp_path, WIRED))
+    node = make(bed.state).nodes("wired")["a"]
+    assert isinstance(node, PodNode)
+    opened: list[ExecChannel] = []
+    real = node.channel
+
+    def channel() -> ExecChannel:
+        opened.append(real())
+        return opened[-1]
+
+    node.channel = channel  # type: ignore[method-assign]
+    running = node.spawn(["sh", "-c", "yes | head -c 100000000; exec sleep 4711"])
+    assert until(lambda: bool(running.out), 60)
+    socket.socket.shutdown(opened[0]._socket, socket.SHUT_RDWR)
+    with pytest.raises(LabError) as caught:
+        running.wait(SECONDS)
+    assert not isinstance(caught.value, NodeNotRunning)
+    programs = ["sh", "-c", "cat /proc/[0-9]*/comm"]
+
+    def ended() -> bool:
+        return {"yes", "head", "sleep"}.isdisjoint(node.run(programs, check=False).stdout.split())
+
+    assert until(ended, 60)
+    assert len(opened) == 2
+    assert bed.status("wired")["ok"]
 
 
 @pytest.mark.long  # the API server ends its streams for a minute
