@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,6 @@ def kind_of(path: Path) -> str:
     return {"catalogue.yaml": "catalogue", "sabotages.yaml": "sabotages"}.get(path.name, "document")
 
 
-@functools.cache
 def validator(kind: str) -> jsonschema.Draft202012Validator:
     schema = schemas()[kind]
     jsonschema.Draft202012Validator.check_schema(schema)
@@ -67,6 +65,13 @@ BROKEN = [{"name": "a", "what": "w", "claims": ["a"], "faults": ["partition n1"]
         ("document", DOCUMENT, ["claims", 0, "needs"], []),
         ("document", DOCUMENT, ["claims", 0, "expect"], "skipped"),
         ("document", DOCUMENT, ["claims", 0, "id"], "a b"),
+        ("document", DOCUMENT, ["titles"], "x"),
+        ("document", DOCUMENT, ["claims", 0, "needs"], "netns"),
+        ("document", DOCUMENT, ["claims", 0, "quoted"], "x"),
+        ("document", DOCUMENT, ["claims", 0, "otherwise"], "x"),
+        ("document", DOCUMENT, ["claims", 0, "otherwise"], [{"expect": "confirmed", "why": "x"}]),
+        ("catalogue", {"labs": [{"topology": "x"}]}, ["labs", 0, "only"], "x"),
+        ("catalogue", {"labs": [{"topology": "x"}]}, ["labs", 0, "documents"], "x"),
         ("catalogue", {"labs": [{"topology": "x"}]}, ["labs", 0, "measures"], "no"),
         ("catalogue", {"labs": [{"topology": "x"}]}, ["labs", 0, "nodes"], "three"),
         ("sabotages", BROKEN, [0, "do"], ["ls"]),

@@ -82,6 +82,9 @@ EDITS = [
         "  a: {", "  c: {}\n  a: {", [("node", "c", "created")], set(),
     ),
     (
+        "  a: {", "  c: {memory: 1G}\n  a: {", [("node", "c", "created")], set(),
+    ),
+    (
         "  b: {networks: {lan: 10.168.0.3}}\n", "", [("node", "b", "removed")], set(),
     ),
     (
@@ -145,6 +148,16 @@ def test_an_edited_file(
         ("again", "removed")))  # fmt: skip
     assert ("  removed: " + ", ".join(anew) in said.out) == bool(anew)
     assert seen(hands) == []
+
+
+def test_each_node_has_the_reasons_that_are_its_own(hands: Hands) -> None:
+    edit("name: plain", "name: plain\ndocker: {engine: 29}")
+    edit(B, B + ", memory: 1G")
+    rows = json.loads(hands("diff", "--json").out)["differences"]
+    assert {row["name"]: [one["key"] for one in row["changes"]] for row in rows} == {
+        "a": ["docker.engine"],
+        "b": ["nodes.b.memory"],
+    }
 
 
 def test_values_are_shown_before_and_after(hands: Hands) -> None:

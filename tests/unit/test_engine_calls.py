@@ -372,11 +372,15 @@ def test_a_container_of_a_remapped_daemon_has_its_user_namespace(
     path = f"/var/lib/docker/100000.100000/containers/{ONE}/hostname"
     (found,) = processes._read(record | {"HostnamePath": path})
     assert found.user
-    node = FakeProvider().create_one("lab", NodeSpec("node1", "-"))
+    provider = FakeProvider()
+    node = provider.create_one("lab", NodeSpec("node1", "-"))
     if mapped is not None:
         node.put(mapped, "/proc/77/uid_map")
     assert processes._with_user(node, found).user == user
     assert processes._with_user(node, plain) is plain
+    node.put(ONE.encode(), "/proc/77/cgroup")
+    provider.script(["find"], Answer(out=json.dumps(record | {"HostnamePath": path}).encode()))
+    assert processes.containers(node)["web"].user == user
 
 
 @pytest.mark.parametrize("tty", [False, True])

@@ -111,6 +111,15 @@ def test_a_cluster_of_both_ip_families() -> None:
     assert load_data(topology.to_dict(), "record").to_dict() == topology.to_dict()
 
 
+def test_a_report_names_the_plugin_and_the_proxy() -> None:
+    described = ROLES["kubernetes"].described
+    assert [*described({"cni": "calico", "proxy": "nftables"})] == [
+        "Pods by calico",
+        "kube-proxy nftables",
+    ]
+    assert [*described({})] == []
+
+
 def test_variants_have_ipv6_with_flannel_alone() -> None:
     topology = dual()
     assert KubernetesSection.of(vary(topology, Overrides(backend="host-gw"))).ipv6 is not None

@@ -44,6 +44,13 @@ def test_a_pair_that_does_not_is_named(name: str, version: tuple[int, int], goes
     assert said in str(refused.value)
 
 
+def test_each_pair_that_does_not_has_a_line() -> None:
+    with pytest.raises(MachineError) as refused:
+        skew.refuse({**FIT, "kubelet": (1, 37), "kubectl": (1, 34)})
+    _, *pairs = refused.value.message.splitlines()
+    assert [pair.split()[0] for pair in pairs] == ["kubelet", "kubectl"]
+
+
 def test_a_kubelet_that_wants_a_newer_runtime() -> None:
     newer = dict.fromkeys(FIT, (1, 38)) | {"containerd": (1, 7)}
     with pytest.raises(MachineError, match=r"containerd .*1\.7.* kubelet 1\.38 .*2\.0"):

@@ -213,6 +213,8 @@ BAD: dict[str, tuple[dict[str, str | None], str, int, str, str]] = {
     # files; file and line of the problem, a word of what was wanted or seen, one of the hint
     "no claim key": ({"manual.yaml": DOCUMENT.replace("  claim: It is so.\n", "")}, "manual.yaml",
                      6, "'claim'", "table"),
+    "a name of the catalogue": ({"catalogue.yaml": "name: 7\n"}, "catalogue.yaml", 1, "'name'",
+                                'quote it: "7"'),
     "an unknown key": ({"manual.yaml": DOCUMENT + "  because: x\n"}, "manual.yaml", 13,
                        "because", "known: id"),
     "a mistyped key": ({"manual.yaml": DOCUMENT.replace("expect:", "expects:")}, "manual.yaml", 11,

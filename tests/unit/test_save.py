@@ -435,6 +435,18 @@ def test_a_container_by_hand(hands: Hands, engine: Engine) -> None:
     }  # fmt: skip
 
 
+def test_limits_and_labels_of_a_container_by_hand(hands: Hands, engine: Engine) -> None:
+    """Labels of the image are there without the file's."""
+    engine.image["Labels"] = {"of": "image", "both": "image"}
+    labels = {"of": "image", "both": "container", "own": "x"}
+    engine.run("other", config={"Labels": labels}, host={"Memory": 64 << 20, "PidsLimit": 9})
+    data, comments = saved(hands)
+    assert comments == []
+    found = load_data(data, "saved").containers["other"]
+    assert found.labels == {"both": "container", "own": "x"}
+    assert (found.mem_limit, found.pids_limit) == (64 << 20, 9)
+
+
 @pytest.mark.parametrize(
     ("mode", "network"),
     [("host", "host"), ("none", "none"), ("container:" + "web" * 12, "container:web")],

@@ -857,6 +857,19 @@ NAMESPACES = {
 
 _NODE = LAN + "nodes:\n  n1: {networks: {lan: 10.168.0.2}"
 _ROUTER = _NODE + ", roles: [frr], frr"
+WAYS = {
+    "next hop beyond the link": bad(
+        f"{_NODE}, routes: [§10.2.0.0/16 via 10.99.0.1 dev eth0]}}\n",
+        "a next hop on a subnet|10.99.0.1",
+    ),
+    "next hop on an unknown link": bad(
+        f"{_NODE}, routes: [§10.2.0.0/16 via 10.99.0.1 dev eth7]}}\n", "a link of|'eth7'"
+    ),
+    "link with one end": bad(
+        'name: t\nlinks: [{ends: §["a:p0"]}]\nnodes: {a: {}}\n', "two ends|1|a link has two ends"
+    ),
+}
+
 #: Lists whose schema has ``uniqueItems``.
 REPEATED = {
     "package": bad(f"{_NODE}, packages: [iperf3, tcpdump, §iperf3]}}\n", "once|'iperf3' again"),
@@ -891,6 +904,7 @@ TABLE = {
         "form": FORM,
         "networks": NETWORKS,
         "overlay": OVERLAY,
+        "ways": WAYS,
         "kubernetes": KUBERNETES,
         "containers": CONTAINERS,
         "namespaces": NAMESPACES,

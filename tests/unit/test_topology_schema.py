@@ -54,6 +54,15 @@ def test_the_schema_is_one() -> None:
     assert schema()["properties"]
 
 
+def test_links_have_two_ends() -> None:
+    ends = ["r1:eth1", "r2:eth1"]
+    validator = Draft202012Validator(schema())
+    for good in (ends, {"ends": ends, "mtu": 1400}):
+        validator.validate({"name": "t", "nodes": {"r1": {}, "r2": {}}, "links": [good]})
+    for bad in (ends[:1], ["r1", "r2:eth1"], {"mtu": 1400}, {"ends": "r1:eth1"}):
+        assert not validator.is_valid({"name": "t", "nodes": {"r1": {}}, "links": [bad]}), bad
+
+
 @pytest.mark.parametrize("name", sorted(names()))
 def test_shipped_topologies_validate(name: str) -> None:
     VALIDATOR.validate(yaml.safe_load(names()[name].read_text()))
