@@ -202,6 +202,9 @@ def test_a_pod_on_a_node_that_does_not_answer_has_ended() -> None:
     ready = on_a_lost_node(item())
     ready["status"]["conditions"] = [{"type": "Ready", "status": "True"}]
     assert pods.read(ready).running
+    ending = on_a_lost_node(item())
+    ending["status"]["conditions"][0]["reason"] = "PodFailed"
+    assert not pods.read(ending).lost, "its node has said so, as in the last moment of a Pod"
 
 
 @pytest.mark.parametrize("reason", ["ErrImagePull", "ImagePullBackOff", "InvalidImageName"])

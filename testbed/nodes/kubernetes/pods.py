@@ -117,12 +117,15 @@ def is_lost(item: Mapping[str, Any]) -> bool:
     """Tell whether the cluster's node of a Pod does not answer.
 
     The cluster then says that the Pod is not Ready, and leaves the rest of its status as the node
-    has told it (kubernetes/pkg/controller/util/node/controller_utils.go, MarkPodsNotReady).
+    has told it (kubernetes/pkg/controller/util/node/controller_utils.go, MarkPodsNotReady).  The
+    node itself says it with a reason (kubernetes/pkg/kubelet/status/generate.go).
     """
     status = item.get("status", {})
-    conditions = {one["type"]: one.get("status") for one in status.get("conditions") or ()}
+    conditions = {one["type"]: one for one in status.get("conditions") or ()}
+    ready = conditions.get("Ready", {})
+    silent = ready.get("status") == "False" and not ready.get("reason")
     told = any(one.get("ready") for one in status.get("containerStatuses") or ())
-    return told and status.get("phase") == "Running" and conditions.get("Ready") == "False"
+    return told and status.get("phase") == "Running" and silent
 
 
 def _address(status: Mapping[str, Any]) -> str:
