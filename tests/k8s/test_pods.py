@@ -267,7 +267,7 @@ def sent(lab: KubernetesProvider, size: int) -> float:
     """Send ``size`` bytes from a to b of the lab ``routed``; return the seconds it took."""
     nodes = lab.nodes("routed")
     with nodes["b"].spawn([PYTHON, "-S", "-c", TAKE]) as taking:
-        assert until(lambda: b"ready" in taking.out, 60)
+        assert until(lambda: b"ready" in taking.out, 60), taking.err
         took = nodes["a"].run([PYTHON, "-S", "-c", SEND, str(size)]).stdout
         assert int(taking.wait(60).stdout.split()[-1]) == size
     return float(took)
