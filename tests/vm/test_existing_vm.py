@@ -78,6 +78,7 @@ def test_machines_are_looked_at(there: Hidden) -> None:
 @pytest.mark.long
 @pytest.mark.seconds(250)
 def test_roles_are_installed_and_removed(there: Hidden) -> None:
+    before = there.look("node1")
     try:
         done = there.testbed("up", there.write(INSTALLED))
         assert done.status == 0, done.err
@@ -94,3 +95,4 @@ def test_roles_are_installed_and_removed(there: Hidden) -> None:
     finally:
         down = there.testbed("down", LAB)
     assert down.status == 0, down.err
+    assert not differences(before, there.look("node1"))
