@@ -509,6 +509,21 @@ def site(cluster: Cluster, *, own: bool = True, lab: str = "lab") -> Site:
     return Site(lab, Place(cluster.kubeconfig, "here", name, own=own, owner=owner), cluster)
 
 
+def with_a_pod(api: Api, cluster: Cluster) -> tuple[Site, str]:
+    """Return a lab with the node a alone, and the path of its Pod."""
+    one = site(cluster)
+    one.make("image", TERMS, privileged=False)
+    one.create([spec("a")], set())
+    (path,) = (path for path in api.objects if "/pods/" in path)
+    return one, path
+
+
+def without_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the start of Pods time out at once."""
+    monkeypatch.setattr("testbed.nodes.kubernetes.site.START", 0.01)
+    monkeypatch.setattr("testbed.nodes.kubernetes.site.EACH", 0.0)
+
+
 def test_the_context_is_named_also_if_the_file_chooses_it(cluster: Cluster) -> None:
     assert cluster.current() == "here"
     assert cluster.user() == "jane"
@@ -922,13 +937,9 @@ def test_a_janitor_that_has_ended_is_none(api: Api, cluster: Cluster, end: str) 
 def test_a_pod_without_an_address_is_told_of(
     api: Api, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one = site(cluster)
-    one.make("image", TERMS, privileged=False)
-    one.create([spec("a")], set())
-    (path,) = (path for path in api.objects if "/pods/" in path)
+    one, path = with_a_pod(api, cluster)
     del api.objects[path]["status"]["podIP"]
-    monkeypatch.setattr("testbed.nodes.kubernetes.site.START", 0.01)
-    monkeypatch.setattr("testbed.nodes.kubernetes.site.EACH", 0.0)
+    without_patience(monkeypatch)
     with pytest.raises(TimeoutExpired):
         one.started(["a"])
 
@@ -946,10 +957,7 @@ def test_a_janitor_that_is_gone_ends_the_lab(cluster: Cluster) -> None:
 def test_a_pod_that_cannot_run_ends_the_wait(
     api: Api, cluster: Cluster, status: dict[str, Any]
 ) -> None:
-    one = site(cluster)
-    one.make("image", TERMS, privileged=False)
-    one.create([spec("a")], set())
-    (path,) = (path for path in api.objects if "/pods/" in path)
+    one, path = with_a_pod(api, cluster)
     api.objects[path]["status"] = status
     with pytest.raises(LabError):
         one.started(["a"])
@@ -959,10 +967,7 @@ def test_a_cluster_without_room_is_told_of(
     api: Api, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("testbed.nodes.kubernetes.site.NO_ROOM", 0.0)
-    one = site(cluster)
-    one.make("image", TERMS, privileged=False)
-    one.create([spec("a")], set())
-    (path,) = (path for path in api.objects if "/pods/" in path)
+    one, path = with_a_pod(api, cluster)
     full = {"type": "PodScheduled", "status": "False", "message": "0/2 nodes are available"}
     api.objects[path]["status"] = {"phase": "Pending", "conditions": [full]}
     with pytest.raises(LabError, match="0/2 nodes"):
@@ -994,13 +999,9 @@ def test_a_node_that_is_silent_for_a_moment_does_not_end_the_start(
     api: Api, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The nodes of a busy cluster are late with their signs of life."""
-    one = site(cluster)
-    one.make("image", TERMS, privileged=False)
-    one.create([spec("a")], set())
-    (path,) = (path for path in api.objects if "/pods/" in path)
+    one, path = with_a_pod(api, cluster)
     on_a_lost_node(api.objects[path])
-    monkeypatch.setattr("testbed.nodes.kubernetes.site.START", 0.01)
-    monkeypatch.setattr("testbed.nodes.kubernetes.site.EACH", 0.0)
+    without_patience(monkeypatch)
     with pytest.raises(TimeoutExpired, match="worker-1 does not answer"):
         one.started(["a"])
     monkeypatch.undo()
@@ -1019,10 +1020,7 @@ def test_a_node_that_is_silent_for_a_moment_does_not_end_the_start(
 def test_a_pod_whose_node_is_found_lost_while_it_goes_is_deleted_at_once(
     api: Api, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one = site(cluster)
-    one.make("image", TERMS, privileged=False)
-    one.create([spec("a")], set())
-    (path,) = (path for path in api.objects if "/pods/" in path)
+    one, path = with_a_pod(api, cluster)
     delete, asked = Api.delete, []
 
     def slowly(_: Api, plain: str, there: dict[str, Any]) -> None:
