@@ -135,7 +135,7 @@ class Problem:
 
     @property
     def words(self) -> str:
-        """What was wanted, where if there is no line, and what was seen."""
+        """The wanted value, its path if there is no line, and the seen value."""
         at = f" at {self.at}" if self.at else ""
         return f"wanted {self.wanted}{at}, saw {self.seen}"
 

@@ -99,7 +99,7 @@ class Hidden:
 def differences(
     before: Mapping[str, list[str]], after: Mapping[str, list[str]]
 ) -> dict[str, list[str]]:
-    """What a machine has more or less than before, by part."""
+    """Return the differences between two looks at a machine, by part."""
     found = {}
     for part, lines in before.items():
         less, more = sorted({*lines} - {*after[part]}), sorted({*after[part]} - {*lines})

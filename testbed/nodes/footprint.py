@@ -10,7 +10,7 @@ from typing import Any, Self
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """What daemons change outside of their own files and processes.
+    """The changes of daemons outside of their own files and processes.
 
     ``daemons`` are names of processes that cannot run twice on a machine, and ``ports`` those on
     which they listen, as ``tcp/2379``. ``links`` and ``chains`` are regular expressions for whole

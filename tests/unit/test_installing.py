@@ -420,7 +420,7 @@ class Machine:
 
     @property
     def scripts(self) -> list[str]:
-        """What was run, without looks."""
+        """The commands that were run, without looks."""
         scripts = [words[2] if words[0] == "sh" else words[0] for words in self.ran]
         return [one for one in scripts if one != facts.LOOK]
 

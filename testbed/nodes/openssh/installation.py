@@ -1,4 +1,4 @@
-"""What `up` installs on a machine that exists already for one node, and how it is removed.
+"""The installation of one node on a machine that exists already, and its removal.
 
 A folder of the machine has all of it: a record, the program ``testbed-init``, and the files of the
 node. The record is written first, and removed last. It has the state of the machine from before,
