@@ -19,6 +19,20 @@ from testbed.testing.provider import until
 if TYPE_CHECKING:
     from testbed.labs.lab import Lab
 
+LAB = "rack"
+#: A lab of two machines on which roles are installed; a second container is to follow.
+INSTALLED = f"""\
+name: {LAB}
+provider: ssh
+ssh: {{config: ssh_config, install: true}}
+networks: {{lan: {{subnet: 10.168.0.0/24}}}}
+flannel: {{backend: vxlan, network: 100.96.0.0/16}}
+nodes:
+  node1: {{networks: {{lan: 10.168.0.2}}, roles: [etcd, docker, flannel]}}
+  node2: {{networks: {{lan: 10.168.0.3}}, roles: [docker, flannel]}}
+containers:
+  container-1: {{node: node1, image: nginx}}
+"""
 #: What a machine is made of, each part with the command that prints it.  Left out is what changes
 #: by itself: times, counters, logs, and what a login writes.
 PARTS: Mapping[str, str] = {

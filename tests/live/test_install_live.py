@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
-from hidden import Hidden, differences, ssh_config
+from hidden import INSTALLED, LAB, Hidden, differences, ssh_config
 from labs import brought_up, skip_unless_built
 
 from testbed.artifacts.engines import BUILT
@@ -18,7 +18,7 @@ from testbed.topology import load_text
 if TYPE_CHECKING:
     from testbed.nodes.base import Node
 
-HIDDEN, LAB = "rack-live", "rack"
+HIDDEN = "rack-live"
 FOLDER = f"/var/lib/testbed-{LAB}"
 TEXT = f"""\
 name: {HIDDEN}
@@ -27,19 +27,7 @@ nodes:
   node1: {{networks: {{lan: 10.168.0.2}}}}
   node2: {{networks: {{lan: 10.168.0.3}}}}
 """
-FILE = f"""\
-name: {LAB}
-provider: ssh
-ssh: {{config: ssh_config, install: true}}
-networks: {{lan: {{subnet: 10.168.0.0/24}}}}
-flannel: {{backend: vxlan, network: 100.96.0.0/16}}
-nodes:
-  node1: {{networks: {{lan: 10.168.0.2}}, roles: [etcd, docker, flannel]}}
-  node2: {{networks: {{lan: 10.168.0.3}}, roles: [docker, flannel]}}
-containers:
-  container-1: {{node: node1, image: nginx}}
-  container-2: {{node: node2, image: nginx, publish: ["8080:80"]}}
-"""
+FILE = INSTALLED + '  container-2: {node: node2, image: nginx, publish: ["8080:80"]}\n'
 SINGLE = f"""\
 name: {LAB}
 provider: ssh

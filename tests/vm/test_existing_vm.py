@@ -7,13 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hidden import Hidden, differences, ssh_config
+from hidden import INSTALLED, LAB, Hidden, differences, ssh_config
 from labs import brought_up
 
 from testbed.topology import load_text
 
-HIDDEN, LAB = "rack-vm", "rack"
-FOLDER = f"/var/lib/testbed-{LAB}"
+HIDDEN = "rack-vm"
 TEXT = f"""\
 name: {HIDDEN}
 provider: qemu
@@ -31,19 +30,7 @@ nodes:
   node1: {{networks: {{lan: 10.168.0.2}}}}
   node2: {{networks: {{lan: 10.168.0.3}}}}
 """
-INSTALLED = f"""\
-name: {LAB}
-provider: ssh
-ssh: {{config: ssh_config, install: true}}
-networks: {{lan: {{subnet: 10.168.0.0/24}}}}
-flannel: {{backend: vxlan, network: 100.96.0.0/16}}
-nodes:
-  node1: {{networks: {{lan: 10.168.0.2}}, roles: [etcd, docker, flannel]}}
-  node2: {{networks: {{lan: 10.168.0.3}}, roles: [docker, flannel]}}
-containers:
-  container-1: {{node: node1, image: nginx}}
-  container-2: {{node: node2, image: nginx}}
-"""
+FILE = INSTALLED + "  container-2: {node: node2, image: nginx}\n"
 CLAIMS = (
     "bridge-docker0-is-linux-bridge",
     "bridge-container-ip-from-subnet",
@@ -80,7 +67,7 @@ def test_machines_are_looked_at(there: Hidden) -> None:
 def test_roles_are_installed_and_removed(there: Hidden) -> None:
     before = there.look("node1")
     try:
-        done = there.testbed("up", there.write(INSTALLED))
+        done = there.testbed("up", there.write(FILE))
         assert done.status == 0, done.err
         assert json.loads(there.testbed("status", LAB, "--json").out)["ok"]
         said = there.testbed("exec", "-l", LAB, "node1", "docker", "ps", "--format", "{{.Names}}")
